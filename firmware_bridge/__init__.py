@@ -1,0 +1,1 @@
+"""What runs on the device: decoding, preprocessing, inference, the agent. Imports neither `toolkit` nor `calibration`."""

@@ -1,0 +1,133 @@
+"""The one error tree. Every message says what was expected, what came, and what to do next.
+
+CxrEdgeError                  exit 1
+├── ConfigError               exit 2   an option, a config file or an environment variable
+├── InputError                exit 3   what the user gave
+│   ├── ImageError                     one X-ray
+│   │   ├── UnreadableImage            damaged, truncated, empty, or not an image
+│   │   ├── UnsupportedImage           readable, but of a kind that is not taken (animated, no decoder, ...)
+│   │   └── ImageOutOfBounds           too many pixels or bytes, or too small
+│   └── IndexFormatError               an index, a CSV, a folder of classes
+├── AuditError                exit 4   leaking splits, one picture with two labels
+├── ModelError                exit 5   a model that cannot be built, converted or read
+│   └── ExportGateError                int8 lost more AUROC than allowed
+├── BundleError               exit 6   damaged, incomplete, or of a newer schema
+├── MissingExtraError         exit 7   an optional dependency that is not installed
+├── ResourceError             exit 8   disk or memory
+└── BrokerError               exit 9   MQTT
+"""
+
+from __future__ import annotations
+
+
+class CxrEdgeError(Exception):
+    """Base of all errors that `cxr-edge` raises on purpose.
+
+    Args:
+        what: the thing that failed, in a few words, with its name ("sick 1.jpg cannot be read").
+        expected: what would have been right.
+        came: what was found instead.
+        do: what the user can do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, expected: str, came: str, do: str) -> None:
+        super().__init__(what, expected, came, do)
+        self.what = what
+        self.expected = expected
+        self.came = came
+        self.do = do
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  expected: {self.expected}\n  came:     {self.came}\n  do:       {self.do}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process pools by pickle, which would call __init__ without its keywords.
+        return (_rebuild, (type(self), self.what, self.expected, self.came, self.do))
+
+
+def _rebuild(kind: type[CxrEdgeError], what: str, expected: str, came: str, do: str) -> CxrEdgeError:
+    return kind(what, expected=expected, came=came, do=do)
+
+
+class ConfigError(CxrEdgeError):
+    """An option, a config file or an environment variable is wrong."""
+
+    exit_code = 2
+
+
+class InputError(CxrEdgeError):
+    """What the user gave cannot be used."""
+
+    exit_code = 3
+
+
+class ImageError(InputError):
+    """One X-ray cannot be used."""
+
+
+class UnreadableImage(ImageError):
+    """Damaged, truncated, empty, or not an image."""
+
+
+class UnsupportedImage(ImageError):
+    """Readable, but of a kind that is not taken."""
+
+
+class ImageOutOfBounds(ImageError):
+    """Too many pixels or bytes, or too small."""
+
+
+class IndexFormatError(InputError):
+    """An index, a CSV or a folder of classes is not as it should be."""
+
+
+class AuditError(CxrEdgeError):
+    """The data leaks from one split into another, or contradicts itself."""
+
+    exit_code = 4
+
+
+class ModelError(CxrEdgeError):
+    """A model cannot be built, converted or read."""
+
+    exit_code = 5
+
+
+class ExportGateError(ModelError):
+    """The int8 file lost more AUROC to the float model than allowed."""
+
+
+class BundleError(CxrEdgeError):
+    """A bundle is damaged, incomplete, or of a newer schema."""
+
+    exit_code = 6
+
+
+class MissingExtraError(CxrEdgeError):
+    """An optional dependency is not installed."""
+
+    exit_code = 7
+
+    @classmethod
+    def for_module(cls, module: str, extra: str) -> MissingExtraError:
+        """The error for an import of `module` that failed because the extra `extra` is missing."""
+        return cls(
+            f"this command needs the extra '{extra}'",
+            expected=f"the Python package '{module}'",
+            came="it is not installed here",
+            do=f"pip install 'cxr-edge[{extra}]'",
+        )
+
+
+class ResourceError(CxrEdgeError):
+    """Not enough disk or memory."""
+
+    exit_code = 8
+
+
+class BrokerError(CxrEdgeError):
+    """The MQTT broker cannot be reached or refuses."""
+
+    exit_code = 9

@@ -1,0 +1,1 @@
+"""The workstation: data to model to bundle. The only room that imports TensorFlow."""

@@ -1,0 +1,1 @@
+"""`cxr-edge`: one thin file for each subcommand. Parse, call the library, print, exit code."""

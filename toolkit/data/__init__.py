@@ -1,0 +1,1 @@
+"""Labelled X-rays: index, audit, patient-level split, loading."""

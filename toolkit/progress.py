@@ -1,0 +1,54 @@
+"""Progress for everything longer than two seconds: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+Item = TypeVar("Item")
+LINE_EVERY_S = 10.0
+
+
+def progress(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterator[Item]:
+    """Yield `items` and show on standard error how far we are.
+
+    Args:
+        items: anything iterable; its length is the total when it has one.
+        description: what is being done, in a few words.
+        total: the number of items, where `items` has no length.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        yield from _bar(items, description, total=total)
+    else:
+        yield from _lines(items, description, total=total)
+
+
+def _bar(items: Iterable[Item], description: str, *, total: int | None) -> Iterator[Item]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total, description=description)
+
+
+def _lines(items: Iterable[Item], description: str, *, total: int | None) -> Iterator[Item]:
+    start_s = last_s = time.monotonic()
+    for done, item in enumerate(items):
+        now_s = time.monotonic()
+        if now_s - last_s >= LINE_EVERY_S:
+            of = f" of {total}" if total else ""
+            sys.stderr.write(f"{description}: {done}{of}, {now_s - start_s:.0f} s\n")
+            sys.stderr.flush()
+            last_s = now_s
+        yield item

@@ -1,0 +1,28 @@
+"""The one place that imports TensorFlow: with Keras 2, because tensorflow-model-optimization refuses Keras 3."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from firmware_bridge.errors import ConfigError, MissingExtraError
+
+__all__ = ["keras", "tf", "tfmot"]
+
+if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
+    raise ConfigError(
+        "TensorFlow was imported before cxr-edge could choose Keras 2",
+        expected="TF_USE_LEGACY_KERAS=1 before the first import of tensorflow",
+        came="tensorflow is imported and the variable is not set",
+        do="export TF_USE_LEGACY_KERAS=1, or import toolkit.tf first",
+    )
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+# TensorFlow logs device probing at every start; errors still come through.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+try:
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot
+    import tf_keras as keras
+except ImportError as error:
+    raise MissingExtraError.for_module(error.name or "tensorflow", "train") from error
