@@ -1,0 +1,87 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXTRAS := train,dicom,demo,dev
+STAMP  := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
+PACKAGES := toolkit calibration firmware_bridge
+# Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
+PYTEST_WORKERS ?= 2
+
+.PHONY: help setup check format test test-device-env demo benchmark constraints constraints-upgrade clean
+
+help:
+	@echo "make demo              train, compress, bundle and run the agent on the sample X-rays"
+	@echo "make test              all tests"
+	@echo "make check             ruff and mypy --strict"
+	@echo "make benchmark         the peers' extra, then cxr-edge benchmark; MODELS=... IMAGES=... name the files"
+	@echo "make setup             the environment in $(VENV); PYTHON=python3.12 picks the interpreter"
+	@echo "make test-device-env   the device part in environments of its own, without TensorFlow"
+	@echo "make constraints       pins again what is missing; constraints-upgrade takes the newest of everything"
+
+setup: $(STAMP)
+
+# uv installs in seconds what takes pip minutes. Where uv finds no index (a mirror that only pip's configuration
+# names), pip does it. `-c constraints.txt` pins every version either way.
+define install
+	@$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[$(1)]' || { \
+		echo "uv could not install; trying pip, which knows its own configuration"; \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[$(1)]'; }
+endef
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+		echo "error: Python 3.10 to 3.13 is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
+		echo "  do: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "error: '$(PYTHON)' cannot make virtual environments."; \
+		echo "  do: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(call install,$(EXTRAS))
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(call install,$(EXTRAS),bench)
+	@touch $@
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict $(PACKAGES)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+
+test-device-env: $(STAMP)
+	$(BIN)/python -m pytest -m device_env
+
+demo: $(STAMP)
+	$(BIN)/python -m toolkit.demo
+
+benchmark: $(BENCH_STAMP)
+	$(BIN)/cxr-edge benchmark --peers $(addprefix --model ,$(MODELS)) --images $(or $(IMAGES),samples)
+
+# Keeps the pins that still fit; constraints-upgrade takes the newest of everything.
+UV_COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --no-header --no-annotate pyproject.toml
+constraints: | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV_COMPILE) --universal --python-version 3.10 --extra train --extra dicom --extra demo --extra bench --extra dev \
+		-o constraints.txt
+	# The same device part with tflite-runtime in ai-edge-litert's place.
+	echo "ai-edge-litert; sys_platform == 'none'" | $(UV_COMPILE) --override - \
+		--python-platform linux --python-version 3.11 --extra tflite-runtime -o constraints-tflite-runtime.txt
+
+constraints-upgrade:
+	$(MAKE) constraints UPGRADE=--upgrade
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
