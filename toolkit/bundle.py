@@ -1,0 +1,144 @@
+"""Building a bundle: the same parts give the same bytes, and nothing that cannot be opened again is left on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from firmware_bridge.bundle import SUFFIX, open_bundle
+from firmware_bridge.errors import BundleError, ResourceError
+from firmware_bridge.manifest import NAME, FileEntry, GoldenEntry, Manifest, ModelEntry, is_safe_name
+
+# The earliest time that a zip can hold: file times would make equal bundles differ.
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+_FILE_MODE = 0o100644 << 16
+
+
+def build_bundle(
+    out: Path,
+    *,
+    name: str,
+    labels: tuple[str, str],
+    preprocessing: Mapping[str, Any],
+    models: Sequence[ModelEntry],
+    files: Mapping[str, bytes | Path],
+    golden: Sequence[GoldenEntry] = (),
+    metrics: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    sparsity: Mapping[str, Any] | None = None,
+    tools: Mapping[str, Any] | None = None,
+    suitability: Mapping[str, Any] | None = None,
+    created: str | None = None,
+) -> Path:
+    """Write a bundle, atomically: `out` is either the whole bundle or what it was before.
+
+    Args:
+        out: the file to write; by custom it ends in `.cxr`.
+        name: the bundle's name, for people.
+        labels: (negative, positive).
+        preprocessing: `Preprocessing.to_manifest()`.
+        models: the first is the device's default.
+        files: every file that the manifest names (models, heads, golden images) and any other (a model card), by its
+            name inside the bundle: its bytes, or the file to copy.
+        created: ISO 8601 in UTC. By default SOURCE_DATE_EPOCH where it is set, else now.
+
+    Raises:
+        BundleError: a name that a bundle may not hold, a file that cannot be read, or parts that contradict each other.
+        ResourceError: the bundle cannot be written.
+    """
+    contents = {file: _content(file, source) for file, source in sorted(files.items())}
+    manifest = Manifest(
+        name=name,
+        created=created or _now(),
+        label_negative=labels[0],
+        label_positive=labels[1],
+        preprocessing=dict(preprocessing),
+        models=tuple(models),
+        files={file: FileEntry(hashlib.sha256(raw).hexdigest(), len(raw)) for file, raw in contents.items()},
+        golden=tuple(golden),
+        metrics=dict(metrics or {}),
+        data=dict(data or {}),
+        sparsity=dict(sparsity or {}),
+        tools=dict(tools or {}),
+        suitability=suitability,
+    )
+    try:
+        raw = manifest.to_bytes()
+    except (TypeError, ValueError) as error:
+        raise BundleError(
+            f"bundle '{name}' cannot be described",
+            expected="only JSON values in metrics, data, sparsity and tools, and no NaN",
+            came=str(error),
+            do="convert the value (NumPy numbers by float(), NaN to None)",
+        ) from error
+    _write(out, {NAME: raw, **contents})
+    return out
+
+
+def _content(name: str, source: bytes | Path) -> bytes:
+    if not is_safe_name(name):
+        raise BundleError(
+            f"{name!r} cannot be a file in a bundle",
+            expected="a relative name of letters, digits, '.', '_', '-' and '/'",
+            came=repr(name),
+            do="choose a plain name",
+        )
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{source} cannot go into the bundle",
+            expected="a readable file",
+            came=error.strerror or str(error),
+            do="check the path; a training run that was cut short goes on with the same command",
+        ) from error
+
+
+def _write(out: Path, contents: Mapping[str, bytes]) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary_name = tempfile.mkstemp(dir=out.parent, prefix=".", suffix=SUFFIX + ".tmp")
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    temporary = Path(temporary_name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name, raw in contents.items():
+                    member = zipfile.ZipInfo(name, _ZIP_TIME)
+                    member.external_attr = _FILE_MODE
+                    member.create_system = 3  # Unix, also when built on Windows: the same bytes everywhere
+                    archive.writestr(member, raw)
+            file.flush()
+            os.fsync(file.fileno())
+        # What this process cannot open must not replace what was there.
+        open_bundle(temporary).close()
+        temporary.chmod(0o644)
+        temporary.replace(out)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritable(out: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"bundle {out} cannot be written",
+        expected="a folder that can be written, with enough space",
+        came=error.strerror or str(error),
+        do="free some space or choose another path",
+    )
+
+
+def _now() -> str:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch.isdigit() else datetime.now(timezone.utc)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
