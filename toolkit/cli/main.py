@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
+import os
 import sys
+from collections.abc import Sequence
 
 import click
 
-from firmware_bridge.errors import CxrEdgeError
+from firmware_bridge.errors import CxrEdgeError, MissingExtraError, ResourceError
 
 # name -> (module, one line of help); the module is imported when the command is called, its object is `command`.
 COMMANDS = {
@@ -20,6 +24,8 @@ COMMANDS = {
     "doctor": ("toolkit.cli.doctor", "Look for what would go wrong here, and how to mend it."),
 }
 NOTICE = "Not for diagnosis: a research tool, not a medical device."
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _LazyGroup(click.Group):
@@ -44,13 +50,66 @@ def cxr_edge() -> None:
     """Chest X-ray models onto small devices."""
 
 
-def main() -> None:
-    """Run `cxr-edge`; an error of ours becomes its message and its exit code, never a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `cxr-edge` and leave with its exit code; what goes wrong becomes a message, never a traceback.
+
+    Only an error that nobody foresaw keeps its traceback: it is a bug, and the traceback is what a report of it needs.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names may hold bytes that are no text; they must not end a run that has already done its work.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run `cxr-edge` with `arguments` (default: the process's) and return the exit code."""
     try:
-        cxr_edge.main(standalone_mode=True)
-    except CxrEdgeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        outcome = cxr_edge.main(args=arguments, prog_name="cxr-edge", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\ninterrupted; what was finished before stands", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) left. Python would complain once more while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        known = as_cxr_edge_error(error)
+        if known is None:
+            raise
+        click.echo(f"error: {known}", err=True)
+        return known.exit_code
+    # Without standalone mode, click hands back the code that a command gave to `ctx.exit`.
+    return outcome if isinstance(outcome, int) else 0
+
+
+def as_cxr_edge_error(error: BaseException) -> CxrEdgeError | None:
+    """The error of our tree that tells a user what `error` means, or None where that is not known."""
+    if isinstance(error, CxrEdgeError):
+        return error
+    if isinstance(error, MemoryError):
+        return ResourceError(
+            "memory ran out",
+            expected="enough free memory for this command",
+            came=str(error) or "the system gave no more",
+            do="close other programs, or lower the batch size, the number of workers or the image size",
+        )
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return ResourceError(
+            f"the disk is full: {os.fsdecode(error.filename) if error.filename else 'a file could not be written'}",
+            expected="enough free space for what is written",
+            came=error.strerror or str(error),
+            do="free some space (df -h shows where), or choose another folder, then give the same command again",
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        from toolkit.extras import extra_of_module
+
+        extra = extra_of_module(error.name)
+        if extra is not None:
+            return MissingExtraError.for_module(error.name, extra)
+    return None
 
 
 if __name__ == "__main__":

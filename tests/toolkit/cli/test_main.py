@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import click
+import pytest
+
+from firmware_bridge.errors import BrokerError, ConfigError, MissingExtraError, ResourceError
+from firmware_bridge.result import NOTICE
+from toolkit.cli import main as main_module
+
+Give = Callable[[BaseException | int], int]
+
+
+@pytest.fixture
+def give(monkeypatch: pytest.MonkeyPatch) -> Give:
+    """Run a subcommand whose body raises the given error (or leaves with the given code), through the real entry."""
+
+    def run(outcome: BaseException | int) -> int:
+        @click.command()
+        @click.pass_context
+        def command(ctx: click.Context) -> None:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            ctx.exit(outcome)
+
+        monkeypatch.setitem(main_module.COMMANDS, "try-this", ("a.module", "help"))
+        monkeypatch.setattr("importlib.import_module", lambda _: SimpleNamespace(command=command))
+        return main_module.run(["try-this"])
+
+    return run
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_a_commands_own_exit_code_stands(give: Give, code: int) -> None:
+    assert give(code) == code
+
+
+@pytest.mark.parametrize("error", [ConfigError, BrokerError, ResourceError])
+def test_an_error_of_the_tree_gives_its_message_and_its_code(
+    give: Give, error: type[ConfigError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert give(error("it broke", expected="this", came="that", do="something else")) == error.exit_code
+    assert "it broke\n  expected: this\n  came:     that\n  do:       something else" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130(give: Give, capsys: pytest.CaptureFixture[str]) -> None:
+    assert give(KeyboardInterrupt()) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_file(give: Give, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert give(OSError(number, "No space left on device", "runs/a/model.int8.tflite")) == ResourceError.exit_code
+    assert "runs/a/model.int8.tflite" in capsys.readouterr().err
+
+
+def test_no_memory_is_a_resource_error(give: Give) -> None:
+    assert give(MemoryError()) == ResourceError.exit_code
+
+
+def test_a_missing_extra_says_how_to_install_it(give: Give, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = ModuleNotFoundError("No module named 'albumentations'", name="albumentations.core")
+    assert give(missing) == MissingExtraError.exit_code
+    assert "pip install 'cxr-edge[train]'" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(give: Give) -> None:
+    with pytest.raises(ZeroDivisionError):
+        give(ZeroDivisionError())
+    with pytest.raises(ModuleNotFoundError):
+        give(ModuleNotFoundError("No module named 'toolkit.nothing'", name="toolkit.nothing"))
+
+
+def test_a_wrong_option_and_a_wrong_command_are_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_module.run(["--no-such-option"]) == 2
+    assert main_module.run(["no-such-command"]) == 2
+    assert "no-such-command" in capsys.readouterr().err
+
+
+def test_help_lists_every_command_imports_none_and_ends_with_the_notice() -> None:
+    heavy = "numpy", "cv2", "tensorflow", "paho", *(module for module, _ in main_module.COMMANDS.values())
+    code = (
+        "import sys; from toolkit.cli.main import run; code = run(['--help'])\n"
+        f"sys.stderr.write(repr([name for name in {heavy!r} if name in sys.modules])); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]"
+    assert all(name in done.stdout for name in main_module.COMMANDS)
+    assert done.stdout.rstrip().endswith(main_module.NOTICE)
+
+
+def test_the_notice_is_the_same_everywhere() -> None:
+    assert main_module.NOTICE == NOTICE
+
+
+def test_a_reader_that_leaves_early_makes_no_noise() -> None:
+    pipe = f"{sys.executable} -m toolkit.cli.main --help | true"
+    done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
