@@ -1,0 +1,195 @@
+"""JPEG and PNG read as far as their structure: what a file is, and whether all of it is there, before a pixel is made.
+
+Walking the segments costs 0.2 ms where importing Pillow costs 20 to 35, and it is surer: OpenCV fills a truncated
+JPEG with grey, or does not, from one version to the next, and prints the rest to standard error.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+from firmware_bridge.errors import UnreadableImage, UnsupportedImage
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+# A marker that ends entropy-coded data: not a stuffed zero, a restart marker or a fill byte (ITU T.81, B.1.1.2).
+_NEXT_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_TAKEN_FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
+# Encoders write about ten scans. Each costs a pass over the picture, so a small file with thousands hangs a decoder.
+_MAX_SCANS = 64
+_EXPECTED_KIND = "a grey or colour X-ray as JPEG, PNG, TIFF (8 or 16 bit, one picture) or DICOM"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of its picture.
+
+    Attributes:
+        width_px: as stored, before any EXIF rotation.
+        height_px: as stored.
+        bits: of one sample.
+        channels: 1 grey, 3 colour.
+        scans: passes that a JPEG needs; 1 for a PNG.
+        progressive: the whole picture's coefficients are held in memory while it is decoded.
+        exif: the EXIF block (starts with the TIFF header), empty without one.
+    """
+
+    width_px: int
+    height_px: int
+    bits: int
+    channels: int
+    scans: int = 1
+    progressive: bool = False
+    exif: bytes = b""
+
+
+def damaged(came: str) -> UnreadableImage:
+    """The error for a file of a known kind that is not whole."""
+    return UnreadableImage(
+        "the image is damaged or incomplete",
+        expected="a whole file",
+        came=came,
+        do="copy or export it again; if it still fails, the original is damaged",
+    )
+
+
+def unsupported(came: str, *, do: str = "export it as an 8 or 16 bit grey PNG, a JPEG, or DICOM") -> UnsupportedImage:
+    """The error for a file that is whole, but of a kind that is not taken."""
+    return UnsupportedImage("this kind of image is not taken", expected=_EXPECTED_KIND, came=came, do=do)
+
+
+def read_jpeg_header(data: bytes) -> Header:
+    """Walk all segments of a JPEG to its end marker (ITU T.81, annex B).
+
+    Raises:
+        UnreadableImage: truncated, or a segment that cannot be.
+        UnsupportedImage: CMYK, 12 bit, lossless, arithmetic coding, or an absurd number of scans.
+    """
+    position, scans, exif = 2, 0, b""
+    frame: tuple[int, bytes] | None = None
+    while True:
+        marker, position = _jpeg_marker(data, position)
+        if marker == _EOI:
+            break
+        segment = _jpeg_segment(data, position)
+        position += 2 + len(segment)
+        if marker in _FRAMES:
+            if frame is not None:
+                raise damaged("a JPEG with two frame headers")
+            frame = (marker, segment)
+        elif marker == _APP1 and segment.startswith(b"Exif\0\0"):
+            exif = exif or segment[6:]
+        elif marker == _SOS:
+            scans += 1
+            found = _NEXT_MARKER.search(data, position)
+            if found is None:
+                raise damaged("a truncated JPEG (no end marker)")
+            position = found.start()
+    if frame is None or scans == 0:
+        raise damaged("a JPEG without a picture")
+    return _jpeg_header(*frame, scans=scans, exif=exif)
+
+
+def _jpeg_marker(data: bytes, position: int) -> tuple[int, int]:
+    """The marker at `position` and the position after it."""
+    if position >= len(data):
+        raise damaged("a truncated JPEG (no end marker)")
+    if data[position] != 0xFF:
+        raise damaged(f"a JPEG with bytes that belong to nothing, at byte {position}")
+    while position < len(data) and data[position] == 0xFF:  # any number of fill bytes may precede a marker
+        position += 1
+    if position >= len(data):
+        raise damaged("a truncated JPEG (no end marker)")
+    marker = data[position]
+    if marker in (0x00, _SOI):
+        raise damaged(f"a JPEG with a misplaced marker, at byte {position}")
+    return marker, position + 1
+
+
+def _jpeg_segment(data: bytes, position: int) -> bytes:
+    """The payload of the segment whose length field is at `position`."""
+    length = int.from_bytes(data[position : position + 2], "big")
+    if position + length > len(data) or position + 2 > len(data):
+        raise damaged("a truncated JPEG (a segment goes beyond the end)")
+    if length < 2:
+        raise damaged(f"a JPEG with a segment of impossible length, at byte {position}")
+    return data[position + 2 : position + length]
+
+
+def _jpeg_header(marker: int, segment: bytes, *, scans: int, exif: bytes) -> Header:
+    if len(segment) < 6:
+        raise damaged("a JPEG with a cut frame header")
+    bits, height_px, width_px, channels = struct.unpack(">BHHB", segment[:6])
+    if marker not in _TAKEN_FRAMES:
+        raise unsupported(f"a JPEG with a rare coding (frame marker {marker:#x}: lossless or arithmetic)")
+    if bits != 8:
+        raise unsupported(f"a JPEG of {bits} bit")
+    if channels not in (1, 3):
+        raise unsupported(f"a JPEG with {channels} channels (CMYK)")
+    if scans > _MAX_SCANS:
+        raise unsupported(f"a JPEG of {scans} scans, which only an attack would need")
+    return Header(
+        width_px=width_px,
+        height_px=height_px,
+        bits=bits,
+        channels=channels,
+        scans=scans,
+        progressive=marker == 0xC2,
+        exif=exif,
+    )
+
+
+def read_png_header(data: bytes) -> Header:
+    """Walk all chunks of a PNG to its end, each against its checksum (W3C PNG, third edition, section 5).
+
+    Raises:
+        UnreadableImage: truncated, or a checksum that does not fit.
+        UnsupportedImage: palette, transparency or animation.
+    """
+    position, has_pixels, exif = len(PNG_MAGIC), False, b""
+    header: bytes = b""
+    view = memoryview(data)
+    while True:
+        if position + 12 > len(data):
+            raise damaged("a truncated PNG (no end chunk)")
+        length = int.from_bytes(view[position : position + 4], "big")
+        kind = bytes(view[position + 4 : position + 8])
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise damaged("a truncated PNG (a chunk goes beyond the end)")
+        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise damaged(f"a PNG whose checksum does not fit, in the chunk at byte {position}")
+        payload = view[position + 8 : end]
+        position = end + 4
+        if kind == b"IEND":
+            break
+        if kind == b"IHDR":
+            header = bytes(payload)
+        elif kind == b"IDAT":
+            has_pixels = True
+        elif kind == b"eXIf":
+            exif = bytes(payload)
+        elif kind == b"acTL":
+            raise unsupported("an animated PNG")
+        elif kind == b"tRNS":
+            raise unsupported("a PNG with transparency")
+    if len(header) != 13 or not has_pixels:
+        raise damaged("a PNG without a picture")
+    return _png_header(header, exif=exif)
+
+
+def _png_header(header: bytes, *, exif: bytes) -> Header:
+    width_px, height_px, bits, colour = struct.unpack(">IIBB", header[:10])
+    if colour == 3:
+        raise unsupported("a PNG with a palette")
+    if colour in (4, 6):
+        raise unsupported("a PNG with an alpha channel (RGBA)", do="flatten it: export it as grey without transparency")
+    if colour not in (0, 2) or bits not in (1, 2, 4, 8, 16):
+        raise damaged("a PNG with an impossible header")
+    return Header(width_px=width_px, height_px=height_px, bits=bits, channels=1 if colour == 0 else 3, exif=exif)

@@ -1,0 +1,192 @@
+"""From decoded grey levels to the model's input: a versioned list of named steps, kept in the manifest.
+
+Training, calibration, evaluation and the device run this one piece of code. A new step joins `STEPS`; what a step does
+never changes under its name, because bundles in the field name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from firmware_bridge.errors import BundleError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Grey = NDArray[np.uint8]
+
+__all__ = ["VERSION", "Preprocessing", "Step"]
+
+VERSION = 1
+_MAX_SIZE_PX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One named step: `run(pixels, resources, **options)`, its options with their (least, greatest), and its effect."""
+
+    run: Callable[..., Grey]
+    options: Mapping[str, tuple[float, float]]
+    sets_size: bool = False
+
+
+def _resize(pixels: Grey, _resources: Mapping[str, Any], *, size_px: int) -> Grey:
+    """Squash to a square; the aspect is lost on purpose (it is a shortcut in public data)."""
+    return _scaled(pixels, width_px=size_px, height_px=size_px)
+
+
+def _letterbox(pixels: Grey, _resources: Mapping[str, Any], *, size_px: int) -> Grey:
+    """Keep the aspect, fill up with black, as collimated film borders are."""
+    height, width = pixels.shape
+    scale = size_px / max(height, width)
+    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    canvas = np.zeros((size_px, size_px), np.uint8)
+    top, left = (size_px - new_height) // 2, (size_px - new_width) // 2
+    canvas[top : top + new_height, left : left + new_width] = _scaled(pixels, width_px=new_width, height_px=new_height)
+    return canvas
+
+
+def _scaled(pixels: Grey, *, width_px: int, height_px: int) -> Grey:
+    height, width = pixels.shape
+    if (height, width) == (height_px, width_px):
+        return pixels
+    # INTER_AREA averages what it drops, so nothing aliases; upwards it would be nearest neighbour.
+    shrinks = width_px * height_px < width * height
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (width_px, height_px), interpolation=how), np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _clahe_state(clip_limit: float, tiles: int, _thread: int) -> Any:
+    return cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles))
+
+
+def _clahe(pixels: Grey, _resources: Mapping[str, Any], *, clip_limit: float, tiles: int) -> Grey:
+    """Contrast-limited adaptive histogram equalization (Zuiderveld 1994), as OpenCV does it."""
+    import threading
+
+    # A CLAHE object keeps its work buffers inside, so threads must not share one.
+    state = _clahe_state(clip_limit, tiles, threading.get_ident())
+    return np.asarray(state.apply(pixels), np.uint8)
+
+
+_SIZE = {"size_px": (1, _MAX_SIZE_PX)}
+STEPS: Mapping[str, _Kind] = {
+    "resize": _Kind(_resize, _SIZE, sets_size=True),
+    "letterbox": _Kind(_letterbox, _SIZE, sets_size=True),
+    "clahe": _Kind(_clahe, {"clip_limit": (0.1, 100.0), "tiles": (1, 64)}),
+}
+_WHOLE_NUMBERS = frozenset({"size_px", "tiles"})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: a name in `STEPS` and its options, sorted by name."""
+
+    name: str
+    options: tuple[tuple[str, float | int], ...]
+
+    def to_manifest(self) -> dict[str, Any]:
+        """The step as the manifest has it."""
+        return {"name": self.name, **dict(self.options)}
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """The steps between the decoder and the model, in order; equal ones compare equal.
+
+    Attributes:
+        steps: at least one of them sets the size.
+    """
+
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def default(cls, size_px: int = 224) -> Preprocessing:
+        """Squash to `size_px`, then CLAHE there (0.2 ms, against 27 ms at full size)."""
+        steps = [{"name": "resize", "size_px": size_px}, {"name": "clahe", "clip_limit": 2.0, "tiles": 8}]
+        return cls.from_manifest({"version": VERSION, "steps": steps})
+
+    @classmethod
+    def from_manifest(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """Parse `{"version": 1, "steps": [{"name": ..., option: value}, ...]}`.
+
+        Raises:
+            BundleError: a newer version, an unknown step, a missing, unknown or impossible option.
+        """
+        if not isinstance(data, Mapping):
+            raise _error("a table with 'version' and 'steps'", type(data).__name__)
+        version, steps = data.get("version"), data.get("steps")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise _error("a 'version' of 1", repr(version))
+        if version > VERSION:
+            raise _error(f"version {VERSION} or older", f"version {version}", do="update cxr-edge on this device")
+        if not isinstance(steps, list) or not steps:
+            raise _error("a list of steps", repr(steps)[:80])
+        parsed = cls(tuple(_parse_step(step) for step in steps))
+        if not any(STEPS[step.name].sets_size for step in parsed.steps):
+            raise _error("a step that sets the size (resize or letterbox)", ", ".join(s.name for s in parsed.steps))
+        return parsed
+
+    def to_manifest(self) -> dict[str, Any]:
+        """The form that `from_manifest` reads, ready for JSON."""
+        return {"version": VERSION, "steps": [step.to_manifest() for step in self.steps]}
+
+    @property
+    def size_px(self) -> int:
+        """Side of the square that comes out."""
+        sizes = [dict(step.options)["size_px"] for step in self.steps if STEPS[step.name].sets_size]
+        return int(sizes[-1])
+
+    @property
+    def decode_min_side_px(self) -> int:
+        """What to ask the decoder for: twice the size, so that its reduction stays below what resizing removes."""
+        return 2 * self.size_px
+
+    def apply(self, pixels: Grey, *, resources: Mapping[str, Any] | None = None) -> Grey:
+        """Run the steps.
+
+        Args:
+            pixels: (H, W) uint8, as the decoder gives them.
+            resources: what steps need besides their options (other models), by name.
+
+        Returns:
+            (S, S) uint8, C-contiguous, S = `size_px`.
+        """
+        for step in self.steps:
+            pixels = STEPS[step.name].run(pixels, resources or {}, **dict(step.options))
+        return np.ascontiguousarray(pixels)
+
+
+def _parse_step(data: object) -> Step:
+    name = data.get("name") if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or not isinstance(name, str) or name not in STEPS:
+        raise _error(" or ".join(STEPS), f"the step {name!r}", do="update cxr-edge on this device")
+    wanted = STEPS[name].options
+    given = {key: value for key, value in data.items() if key != "name"}
+    if set(given) != set(wanted):
+        raise _error(f"step '{name}' with {', '.join(wanted)}", ", ".join(map(str, given)) or "no options")
+    options = [(key, _parse_option(name, key, given[key])) for key in sorted(wanted)]
+    return Step(name, tuple(options))
+
+
+def _parse_option(step: str, key: str, value: object) -> float | int:
+    low, high = STEPS[step].options[key]
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not numeric or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise _error(f"{step}.{key} from {low:g} to {high:g}", repr(value))
+    if key in _WHOLE_NUMBERS:
+        if value != int(value):
+            raise _error(f"{step}.{key} as a whole number", repr(value))
+        return int(value)
+    return float(value)
+
+
+def _error(expected: str, came: str, *, do: str = "build the bundle again") -> BundleError:
+    return BundleError("the bundle's preprocessing cannot be run", expected=expected, came=came, do=do)
