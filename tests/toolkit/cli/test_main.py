@@ -28,8 +28,8 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Give:
                 raise outcome
             ctx.exit(outcome)
 
-        monkeypatch.setitem(main_module.COMMANDS, "try-this", ("a.module", "help"))
-        monkeypatch.setattr("importlib.import_module", lambda _: SimpleNamespace(command=command))
+        monkeypatch.setitem(main_module.COMMANDS, "try-this", ("module_of_this_test", "help"))
+        monkeypatch.setitem(sys.modules, "module_of_this_test", SimpleNamespace(command=command))
         return main_module.run(["try-this"])
 
     return run
