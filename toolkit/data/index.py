@@ -1,0 +1,224 @@
+"""The index: one row for each labelled X-ray, whatever the source looked like. Written as a plain CSV."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from firmware_bridge.errors import IndexFormatError, ResourceError
+from toolkit.files import write_atomically
+
+SPLITS = ("train", "validation", "test")
+_REQUIRED = ("path", "label", "patient_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Xray:
+    """One labelled X-ray.
+
+    Attributes:
+        path: the image file, absolute once read from an index.
+        label: its class, for example "normal" or "pneumonia".
+        patient_id: who it shows, as far as the source tells; never empty.
+        source: which data set.
+        view: "PA", "AP", "LL" or empty.
+        age: in years, or None.
+        sex: "M", "F", "O" or empty.
+        split: "train", "validation", "test", or empty while not decided.
+        width_px: width of the *original* if the source says so, else None. The file here may have another.
+        height_px: height of the original, likewise.
+    """
+
+    path: Path
+    label: str
+    patient_id: str
+    source: str = ""
+    view: str = ""
+    age: float | None = None
+    sex: str = ""
+    split: str = ""
+    width_px: int | None = None
+    height_px: int | None = None
+
+
+COLUMNS = tuple(field.name for field in fields(Xray))
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Labelled X-rays, in a fixed order. Immutable: every change is another index."""
+
+    rows: tuple[Xray, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Xray]:
+        return iter(self.rows)
+
+    @classmethod
+    def read(cls, path: Path) -> Index:
+        """Read an index that `write` wrote, or one written by hand with at least path, label and patient_id.
+
+        Relative paths are taken from the folder of the index. Whether the images exist is the audit's question.
+
+        Raises:
+            IndexFormatError: not a CSV, columns missing, a field that cannot be what it should, or no row.
+        """
+        folder = Path(os.path.abspath(path.parent))
+        rows = tuple(_parse(row, folder, f"{path}, line {line}") for line, row in read_csv(path, required=_REQUIRED))
+        if not rows:
+            raise IndexFormatError(
+                f"{path} holds no X-ray",
+                expected="one row for each X-ray",
+                came="the header only",
+                do="make it anew: cxr-edge data index",
+            )
+        return cls(rows)
+
+    def write(self, path: Path) -> None:
+        """Write as CSV (UTF-8, header = field names); paths below the index's folder become relative to it.
+
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        folder = Path(os.path.abspath(path.parent))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(getattr(row, name), folder) for name in COLUMNS] for row in self.rows)
+        write_file(path, text.getvalue())
+
+    def select(self, *, split: str) -> Index:
+        """The rows of one split."""
+        return Index(tuple(row for row in self.rows if row.split == split))
+
+    def with_rows(self, rows: Iterable[Xray]) -> Index:
+        """Another index with these rows."""
+        return Index(tuple(rows))
+
+    def labels(self) -> tuple[str, ...]:
+        """The classes, sorted."""
+        return tuple(sorted({row.label for row in self.rows}))
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of which X-rays with which labels and patients; neither order, split nor folder matter.
+
+        Files are named, not hashed: cheap enough to do everywhere.
+        """
+        keys = sorted("\0".join((row.path.name, row.label, row.patient_id)) for row in self.rows)
+        return hashlib.sha256("\n".join(keys).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, row) of a CSV with a header: UTF-8, a byte order mark is allowed, names may hold newlines.
+
+    File names that are not UTF-8 pass through as Python keeps them (PEP 383).
+
+    Raises:
+        IndexFormatError: it cannot be read, or one of `required` is not in its header.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            header = [name or "" for name in reader.fieldnames or ()]
+            missing = [name for name in required if name not in header]
+            if missing:
+                raise IndexFormatError(
+                    f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
+                    expected=f"a CSV whose header has {', '.join(required)}",
+                    came=f"the columns {', '.join(header)}"[:500] if header else "an empty file",
+                    do="name the columns with the options of cxr-edge data index, or mend the header",
+                )
+            for row in reader:
+                # Cells beyond the header come under the key None; nothing reads them.
+                yield reader.line_num, {key: value for key, value in row.items() if key is not None}
+    except OSError as error:
+        raise IndexFormatError(
+            f"{path} cannot be read",
+            expected="a CSV file",
+            came=error.strerror or str(error),
+            do="check the path and its permissions",
+        ) from error
+    except csv.Error as error:
+        raise IndexFormatError(
+            f"{path} is not a CSV", expected="comma-separated text in UTF-8", came=str(error), do="export it as CSV"
+        ) from error
+
+
+def write_file(path: Path, content: str) -> None:
+    """Write text whole or not at all; names that are not UTF-8 come out as they came in.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    try:
+        write_atomically(path, content.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be written",
+            expected="a folder that can be written, with room for the file",
+            came=error.strerror or str(error),
+            do="free disk space or choose another place; nothing that was there has changed",
+        ) from error
+
+
+def with_splits(index: Index, splits: Mapping[Path, str]) -> Index:
+    """The same X-rays, each with the split that `splits` says for its path; others keep theirs."""
+    return index.with_rows(replace(row, split=splits.get(row.path, row.split)) for row in index)
+
+
+def _cell(value: object, folder: Path) -> str:
+    if isinstance(value, Path):
+        value = Path(os.path.abspath(value))
+        return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _parse(row: Mapping[str, str], folder: Path, where: str) -> Xray:
+    for name in _REQUIRED:
+        if not row[name].strip():
+            raise _bad_field(where, name, expected="not empty", came="nothing")
+    split = row.get("split", "")
+    if split not in ("", *SPLITS):
+        raise _bad_field(where, "split", expected="train, validation, test, or empty", came=repr(split))
+    age = _number(row.get("age", ""), where, "age")
+    width, height = (_number(row.get(name, ""), where, name) for name in ("width_px", "height_px"))
+    return Xray(
+        path=Path(os.path.normpath(folder / row["path"])),
+        label=row["label"],
+        patient_id=row["patient_id"],
+        source=row.get("source", ""),
+        view=row.get("view", ""),
+        age=age,
+        sex=row.get("sex", ""),
+        split=split,
+        width_px=None if width is None else int(width),
+        height_px=None if height is None else int(height),
+    )
+
+
+def _number(text: str, where: str, name: str) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    # 0 is an age (the first year of life) and never a width.
+    if not (0 <= value < 1e6) or (name != "age" and value < 1):
+        raise _bad_field(where, name, expected="a positive number, or empty", came=repr(text))
+    return value
+
+
+def _bad_field(where: str, name: str, *, expected: str, came: str) -> IndexFormatError:
+    return IndexFormatError(
+        f"{where}: the field {name!r} is wrong", expected=expected, came=came, do="mend that line of the index"
+    )
