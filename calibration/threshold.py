@@ -41,10 +41,11 @@ class ThresholdChoice:
     conservative: bool
 
     def to_json(self) -> dict[str, object]:
-        """As a JSON object."""
+        """As a JSON object; an interval that cannot be known is null."""
+        known = math.isfinite(self.interval.low) and math.isfinite(self.interval.high)
         return {
             "threshold": self.threshold,
-            "threshold_interval": [self.interval.low, self.interval.high],
+            "threshold_interval": [self.interval.low, self.interval.high] if known else None,
             "wished_sensitivity": self.wished_sensitivity,
             "sensitivity": self.sensitivity.to_json(),
             "specificity": self.specificity.to_json(),
