@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def choose(data: Path) -> Iterator[tuple[str, Row]]:
-    """Yield (split, row of the manifest): both classes, half of the pneumonia viral, no patient and no picture twice."""
+    """Yield (split, row of the manifest): both classes, half the pneumonia viral, no patient and no picture twice."""
     with (data / "kermany" / "manifest.csv").open(encoding="utf-8", newline="") as file:
         manifest = list(csv.DictReader(file))
     with (data / "near_duplicates.csv").open(encoding="utf-8", newline="") as file:
@@ -156,7 +156,7 @@ def _dataset(name: str, sop_class: str, modality: str) -> Dataset:
     return ds
 
 
-def _set_pixels(ds: Dataset, stored: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], *, bits: int, inverse: bool) -> None:
+def _set_pixels(ds: Dataset, stored: npt.NDArray[np.uint8 | np.uint16], *, bits: int, inverse: bool) -> None:
     ds.Rows, ds.Columns = stored.shape
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME1" if inverse else "MONOCHROME2"

@@ -70,7 +70,7 @@ class Index:
         Raises:
             IndexFormatError: not a CSV, columns missing, a field that cannot be what it should, or no row.
         """
-        folder = Path(os.path.abspath(path.parent))
+        folder = absolute(path.parent)
         rows = tuple(_parse(row, folder, f"{path}, line {line}") for line, row in read_csv(path, required=_REQUIRED))
         if not rows:
             raise IndexFormatError(
@@ -87,7 +87,7 @@ class Index:
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
-        folder = Path(os.path.abspath(path.parent))
+        folder = absolute(path.parent)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -115,6 +115,18 @@ class Index:
         return hashlib.sha256("\n".join(keys).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def absolute(path: Path) -> Path:
+    """`path` from the root and without "..", links left as they are (their targets may be named without meaning)."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def printable(text: object) -> str:
+    """`text` as one line that any terminal and any UTF-8 file can take: file names hold newlines and stray bytes."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(text)
+    )
+
+
 def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, row) of a CSV with a header: UTF-8, a byte order mark is allowed, names may hold newlines.
 
@@ -132,7 +144,7 @@ def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict
                 raise IndexFormatError(
                     f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
                     expected=f"a CSV whose header has {', '.join(required)}",
-                    came=f"the columns {', '.join(header)}"[:500] if header else "an empty file",
+                    came=f"the columns {printable(', '.join(header))}"[:500] if header else "an empty file",
                     do="name the columns with the options of cxr-edge data index, or mend the header",
                 )
             for row in reader:
@@ -175,7 +187,7 @@ def with_splits(index: Index, splits: Mapping[Path, str]) -> Index:
 
 def _cell(value: object, folder: Path) -> str:
     if isinstance(value, Path):
-        value = Path(os.path.abspath(value))
+        value = absolute(value)
         return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else str(value)
     if isinstance(value, float):
         return f"{value:g}"
@@ -186,6 +198,8 @@ def _parse(row: Mapping[str, str], folder: Path, where: str) -> Xray:
     for name in _REQUIRED:
         if not row[name].strip():
             raise _bad_field(where, name, expected="not empty", came="nothing")
+    if "\0" in row["path"]:
+        raise _bad_field(where, "path", expected="a file name", came=repr(row["path"]))
     split = row.get("split", "")
     if split not in ("", *SPLITS):
         raise _bad_field(where, "split", expected="train, validation, test, or empty", came=repr(split))
