@@ -10,9 +10,10 @@ an error to a person adds the name.
 from __future__ import annotations
 
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -101,7 +102,7 @@ def decode(source: Path | bytes, *, min_side_px: int | None = None, limits: Limi
     """Read one X-ray.
 
     EXIF orientation is applied, in every format, so that a photographed film stands as every viewer shows it.
-    16 bit files without a window are stretched from their darkest to their brightest pixel: the container does not
+    16 bit pixels without a window are stretched from their 0.1th to their 99.9th percentile: the container does not
     tell how many bits are used, and 12 bit in 16 would come out nearly black.
 
     Args:
@@ -130,6 +131,11 @@ def decode(source: Path | bytes, *, min_side_px: int | None = None, limits: Limi
 
 
 def _decode(data: bytes, *, min_side_px: int | None, limits: Limits) -> Decoded:
+    # DICOM first: its preamble may hold a TIFF header, so that one file is both (PS3.10, 7.1).
+    if data[128:132] == b"DICM":
+        from firmware_bridge.dicom import decode_dicom
+
+        return decode_dicom(data, min_side_px=min_side_px, limits=limits)
     if data.startswith(JPEG_MAGIC):
         return _decode_jpeg(data, min_side_px=min_side_px, limits=limits)
     if data.startswith(PNG_MAGIC):
@@ -145,9 +151,9 @@ def _decode(data: bytes, *, min_side_px: int | None, limits: Limits) -> Decoded:
             raise unsupported(name)
     if data[4:8] == b"ftyp":
         raise unsupported("a HEIC, AVIF or video file")
-    from firmware_bridge.dicom import decode_dicom, looks_like_dicom
+    from firmware_bridge.dicom import decode_dicom, looks_like_bare_dicom
 
-    if looks_like_dicom(data):
+    if looks_like_bare_dicom(data):
         return decode_dicom(data, min_side_px=min_side_px, limits=limits)
     raise UnreadableImage(
         "this is not an image",
@@ -260,7 +266,7 @@ def _imdecode(data: bytes, flags: int) -> NDArray[np.uint8 | np.uint16]:
         raise damaged("compressed pixels that cannot be decoded") from error
     if pixels is None or pixels.ndim != 2:
         raise damaged("compressed pixels that cannot be decoded")
-    return pixels
+    return cast("NDArray[np.uint8 | np.uint16]", pixels)
 
 
 def _upright(pixels: NDArray[np.uint8], header: Header, name: str) -> Decoded:
@@ -277,8 +283,6 @@ def _upright(pixels: NDArray[np.uint8], header: Header, name: str) -> Decoded:
 
 def _exif_orientation(exif: bytes) -> int:
     """1 to 8; 1 (upright) where the block cannot be read, as viewers do."""
-    import struct
-
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 10:
         return 1
@@ -294,13 +298,24 @@ def _exif_orientation(exif: bytes) -> int:
     return 1
 
 
+def robust_range(values: NDArray[Any]) -> tuple[float, float]:
+    """What becomes black and what white: the 0.1th and 99.9th percentile of `values` (any shape), never equal.
+
+    A letter burnt in or a dead detector element at the very end of the range would take the contrast from the lungs.
+    """
+    low, high = (float(value) for value in np.percentile(values, (0.1, 99.9)))
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    return low, max(high, low + 1.0)
+
+
 def to_uint8(pixels: NDArray[np.uint8 | np.uint16]) -> NDArray[np.uint8]:
-    """(H, W) uint8 as it is; (H, W) uint16 stretched from its darkest to its brightest pixel."""
+    """(H, W) uint8 as it is; (H, W) uint16 stretched over its robust range."""
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint8, copy=False)
-    low, high = int(pixels.min()), int(pixels.max())
-    if low == high:
-        return np.full(pixels.shape, low >> 8, np.uint8)
-    # float32 holds 16 bit exactly; one multiplication and addition in cv2, rounded and saturated.
+    step = max(1, min(pixels.shape) // 512)  # about 500 x 500 are enough for percentiles
+    low, high = robust_range(pixels[::step, ::step])
+    # Clipped first: convertScaleAbs takes the absolute value of what falls below zero.
+    clipped = np.clip(pixels, int(low), int(np.ceil(high)))
     scale = 255.0 / (high - low)
-    return np.asarray(cv2.convertScaleAbs(pixels, alpha=scale, beta=-low * scale), np.uint8)
+    return np.asarray(cv2.convertScaleAbs(clipped, alpha=scale, beta=-low * scale), np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,12 @@ def decode_tiff(data: bytes, *, check: Callable[[int, int], None]) -> NDArray[np
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
-            check(*image.size)
-            return _pixels(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged tags; what matters raises
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+                check(*image.size)
+                return _pixels(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageOutOfBounds(
             "the image has too many pixels",
