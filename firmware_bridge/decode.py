@@ -10,7 +10,6 @@ an error to a person adds the name.
 from __future__ import annotations
 
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +23,7 @@ from firmware_bridge.headers import (
     PNG_MAGIC,
     Header,
     damaged,
+    exif_orientation,
     read_jpeg_header,
     read_png_header,
     unsupported,
@@ -270,7 +270,7 @@ def _imdecode(data: bytes, flags: int) -> NDArray[np.uint8 | np.uint16]:
 
 
 def _upright(pixels: NDArray[np.uint8], header: Header, name: str) -> Decoded:
-    orientation = _exif_orientation(header.exif) if header.exif else 1
+    orientation = exif_orientation(header.exif) if header.exif else 1
     width, height = header.width_px, header.height_px
     if orientation >= 5:  # these transpose (EXIF 2.32, tag 274)
         pixels = pixels.T
@@ -279,23 +279,6 @@ def _upright(pixels: NDArray[np.uint8], header: Header, name: str) -> Decoded:
     rows, columns = {2: (0, 1), 3: (1, 1), 4: (1, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}.get(orientation, (0, 0))
     pixels = pixels[:: -1 if rows else 1, :: -1 if columns else 1]
     return Decoded(np.ascontiguousarray(pixels), width, height, name)
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """1 to 8; 1 (upright) where the block cannot be read, as viewers do."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None or len(exif) < 10:
-        return 1
-    start = struct.unpack_from(order + "I", exif, 4)[0]
-    if start + 2 > len(exif):
-        return 1
-    count = struct.unpack_from(order + "H", exif, start)[0]
-    for entry in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind = struct.unpack_from(order + "HH", exif, entry)
-        if tag == 274 and kind == 3:
-            value = int(struct.unpack_from(order + "H", exif, entry + 8)[0])
-            return value if 1 <= value <= 8 else 1
-    return 1
 
 
 def robust_range(values: NDArray[Any]) -> tuple[float, float]:

@@ -200,18 +200,18 @@ def _displayed(dataset: Any, occurring: NDArray[np.int32], sample: NDArray[np.ui
         mapped = np.asarray(apply_voi(np.rint(values).astype(np.int32), dataset), np.float64)
         # The third word of the descriptor often overstates the bits, so the LUT's own greatest value is white.
         unit = mapped / max(1.0, float(np.max(np.asarray(dataset.VOILUTSequence[0].LUTData, np.float64))))
-        return np.clip(unit, 0.0, 1.0)
+        return np.asarray(np.clip(unit, 0.0, 1.0), np.float64)
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         unit = _window(dataset, values)
         inside = (unit[sample] > 0.0) & (unit[sample] < 1.0)
         if inside.mean() >= _LEAST_INSIDE_WINDOW:
             return unit
     elif int(dataset.BitsStored) <= 8 and not dataset.get("ModalityLUTSequence"):
-        return np.clip(values / (2 ** int(dataset.BitsStored) - 1), 0.0, 1.0)
+        return np.asarray(np.clip(values / (2 ** int(dataset.BitsStored) - 1), 0.0, 1.0), np.float64)
     from firmware_bridge.decode import robust_range
 
     black, white = robust_range(values[sample])
-    return np.clip((values - black) / (white - black), 0.0, 1.0)
+    return np.asarray(np.clip((values - black) / (white - black), 0.0, 1.0), np.float64)
 
 
 def _window(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -193,3 +193,20 @@ def _png_header(header: bytes, *, exif: bytes) -> Header:
     if colour not in (0, 2) or bits not in (1, 2, 4, 8, 16):
         raise damaged("a PNG with an impossible header")
     return Header(width_px=width_px, height_px=height_px, bits=bits, channels=1 if colour == 0 else 3, exif=exif)
+
+
+def exif_orientation(exif: bytes) -> int:
+    """1 to 8 (EXIF 2.32, tag 274); 1 (upright) where the block cannot be read, as viewers take it."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 10:
+        return 1
+    start = struct.unpack_from(order + "I", exif, 4)[0]
+    if start + 2 > len(exif):
+        return 1
+    count = struct.unpack_from(order + "H", exif, start)[0]
+    for entry in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind = struct.unpack_from(order + "HH", exif, entry)
+        if tag == 274 and kind == 3:
+            value = int(struct.unpack_from(order + "H", exif, entry + 8)[0])
+            return value if 1 <= value <= 8 else 1
+    return 1

@@ -1,0 +1,93 @@
+"""Make the tiny models that the device tests run: python tests/data/make_tiny_models.py (needs the extra [train]).
+
+A small convolutional net of the same shape as the real ones (grey bytes in; probability and feature maps out), with
+seeded random weights, plus what TensorFlow itself says of it: probability and Grad-CAM++ by gradients.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.tf import keras, tf
+
+HERE = Path(__file__).parent
+SIZE_PX = 32
+SEED = 7
+
+
+def build() -> Any:
+    """(1, 32, 32, 1) float32 grey levels 0 to 255 to [(1, 1) probability, (1, 8, 8, 12) feature maps]."""
+    keras.utils.set_random_seed(SEED)
+    grey = keras.Input((SIZE_PX, SIZE_PX, 1), batch_size=1)
+    x = keras.layers.Lambda(lambda levels: (levels - 114.0) / 57.6)(grey)
+    x = keras.layers.Conv2D(8, 3, 2, padding="same", activation="relu")(x)
+    features = keras.layers.Conv2D(12, 3, 2, padding="same", activation="relu", name="features")(x)
+    pooled = keras.layers.GlobalAveragePooling2D()(features)
+    logit = keras.layers.Dense(1, name="logit", bias_initializer=keras.initializers.Constant(-0.3))(pooled)
+    return keras.Model(grey, [keras.layers.Activation("sigmoid")(logit), features])
+
+
+def pictures(count: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(N, 32, 32) uint8: smooth random blobs."""
+    rng = np.random.default_rng(SEED)
+    coarse = rng.uniform(0, 255, (count, 5, 5, 1)).astype(np.float32)
+    return (
+        np.asarray(tf.image.resize(coarse, (SIZE_PX, SIZE_PX), method="bicubic"))[..., 0].clip(0, 255).astype("uint8")
+    )
+
+
+def gradient_cam(model: Any, picture: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Grad-CAM++ as published (Chattopadhay et al. 2018, equations 10 and 19, Y = exp(S)), by automatic derivatives.
+
+    Returns:
+        (h, w) float32, greatest value 1.
+    """
+    features = model(picture[None, :, :, None].astype(np.float32))[1]
+    head = model.get_layer("logit")
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        score = head(tf.reduce_mean(features, axis=(1, 2)))[0, 0]
+    gradient = tape.gradient(score, features)[0].numpy().astype(np.float64)  # (h, w, C) dS/dA
+    maps = features[0].numpy().astype(np.float64)  # (h, w, C)
+    y = float(np.exp(score.numpy()))
+    first, second, third = y * gradient, y * gradient**2, y * gradient**3
+    below = 2 * second + maps.sum(axis=(0, 1)) * third
+    alpha = second / np.where(below != 0, below, 1.0)
+    weights = (alpha * np.maximum(first, 0)).sum(axis=(0, 1))  # (C,)
+    cam = np.maximum((maps * weights).sum(axis=-1), 0)
+    return (cam / cam.max()).astype(np.float32)
+
+
+def main() -> None:
+    """Write the two models, the head and the expected values beside this script."""
+    model = build()
+    given = pictures()
+    function = tf.function(lambda grey: model(grey)).get_concrete_function(
+        tf.TensorSpec((1, SIZE_PX, SIZE_PX, 1), tf.float32)
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    (HERE / "tiny.float.tflite").write_bytes(converter.convert())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)  # one converts only once
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([p[None, :, :, None].astype(np.float32)] for p in given)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.uint8
+    (HERE / "tiny.int8.tflite").write_bytes(converter.convert())
+    weights, bias = model.get_layer("logit").get_weights()  # (C, 1), (1,)
+    np.save(HERE / "tiny.head.npy", np.append(weights[:, 0], bias).astype(np.float32))
+    probability, features = model(given[0][None, :, :, None].astype(np.float32))
+    np.savez_compressed(
+        HERE / "tiny.expected.npz",
+        picture=given[0],
+        probability=probability.numpy()[0, 0],
+        features=features.numpy()[0],
+        cam=gradient_cam(model, given[0]),
+    )
+
+
+if __name__ == "__main__":
+    main()
