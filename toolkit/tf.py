@@ -26,3 +26,6 @@ try:
     import tf_keras as keras
 except ImportError as error:
     raise MissingExtraError.for_module(error.name or "tensorflow", "train") from error
+
+# tfmot's wrappers make AutoGraph warn about source it cannot parse; it then runs them unconverted, as it should.
+tf.get_logger().setLevel("ERROR")

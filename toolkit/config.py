@@ -1,0 +1,164 @@
+"""The training configuration: one flat TOML table. Precedence: argument, then environment, then file, then default."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from firmware_bridge.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Value = TypeVar("Value")
+
+
+def _doc(default: Value, text: str) -> Value:
+    # The help text of the command-line option lives beside the field, so the two cannot drift apart.
+    value: Value = field(default=default, metadata={"help": text})
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Everything that decides what `cxr-edge train-qat` produces. Each field is a key in the TOML file and an option."""
+
+    name: str = _doc("model", "Name of the run, of its folder and of the bundle.")
+    positive: str = _doc("pneumonia", "Label that counts as positive; every other label is negative.")
+    backbone: str = _doc("efficientnet-b0", "efficientnet-b0, or efficientnet-lite0 (made for integers).")
+    weights: str = _doc("none", "Where training starts: none, imagenet, or a weights file of an earlier run.")
+    size_px: int = _doc(224, "Side of the network's square input, a multiple of 32.")
+    clahe: bool = _doc(True, "Local contrast equalisation (CLAHE), in training and on the device alike.")
+    fit: str = _doc("squash", "How an X-ray becomes square: squash, or letterbox (which shows the aspect ratio).")
+    seed: int = _doc(1, "Decides split, order, augmentation and initial weights.")
+    batch_size: int = _doc(32, "X-rays per training step.")
+    workers: int = _doc(2, "Threads that augment; 0 does it in the training thread.")
+    validation_share: float = _doc(0.1, "Share of patients for validation, where the index has no such split.")
+    test_share: float = _doc(0.1, "Share of patients for the inside test, where the index has no such split.")
+    augment: str = _doc("strong", "none, light or strong. Never a horizontal flip: it would put the heart on the right.")
+    float_epochs: int = _doc(10, "Epochs in floating point.")
+    float_rate: float = _doc(1e-3, "Learning rate at the peak of the cosine, floating point.")
+    warmup_epochs: float = _doc(1.0, "Epochs of linear warm-up at the start of the floating-point phase.")
+    prune_epochs: int = _doc(3, "Epochs of magnitude pruning.")
+    prune_rate: float = _doc(3e-4, "Learning rate at the start of pruning.")
+    sparsity: float = _doc(0.30, "Share of zeros that pruning reaches in each pruned kernel.")
+    qat_epochs: int = _doc(3, "Epochs of quantization-aware training that keeps the zeros.")
+    qat_rate: float = _doc(1e-4, "Learning rate at the start of quantization-aware training.")
+    label_smoothing: float = _doc(0.1, "Smoothing of the labels, 0 to below 1.")
+    dropout: float = _doc(0.2, "Dropout before the head.")
+    drop_connect: float = _doc(0.1, "Stochastic depth, floating-point phase only.")
+    l2: float = _doc(0.0, "L2 penalty on the head.")
+    bn_momentum: float = _doc(0.9, "Momentum of batch normalisation; 0.99 lags behind on small data.")
+    class_weights: bool = _doc(True, "Weigh the classes so that both count the same.")
+    sensitivity: float = _doc(0.95, "Sensitivity that the decision threshold is chosen for, on validation.")
+    representative: int = _doc(100, "X-rays that calibrate post-training quantization.")
+    golden: int = _doc(4, "X-rays stored in the bundle with their expected outputs.")
+    max_int8_loss: float = _doc(0.01, "Export fails when int8 loses more validation AUROC than this.")
+    allow_int8_loss: bool = _doc(False, "Export anyway; the report says so.")
+    allow_leaks: bool = _doc(False, "Train on leaking splits anyway; the report says so.")
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(
+                    f"'{name}' is out of range", expected=f"{low} to {high}", came=str(value), do=f"change {name}"
+                )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"'{name}' has an unknown value",
+                    expected=" or ".join(choices),
+                    came=str(getattr(self, name)),
+                    do=f"change {name}",
+                )
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The steps from decoded X-ray to network input, as the manifest stores them."""
+        name = "resize" if self.fit == "squash" else "letterbox"
+        steps: list[dict[str, Any]] = [{"name": name, "size_px": self.size_px}]
+        if self.clahe:
+            steps.append({"name": "clahe", "clip_limit": 2.0, "tiles": 8})
+        return {"version": 1, "steps": steps}
+
+    def to_toml(self) -> str:
+        """The configuration as TOML that `read_config` reads back."""
+        return "".join(f"{f.name} = {_toml(getattr(self, f.name))}\n" for f in dataclasses.fields(self))
+
+
+_RANGES = (
+    ("size_px", 32, 1024),
+    ("batch_size", 2, 4096),
+    ("workers", 0, 256),
+    ("validation_share", 0.01, 0.5),
+    ("test_share", 0.0, 0.5),
+    ("float_epochs", 0, 10_000),
+    ("prune_epochs", 1, 10_000),
+    ("qat_epochs", 1, 10_000),
+    ("sparsity", 0.0, 0.95),
+    ("label_smoothing", 0.0, 0.9),
+    ("dropout", 0.0, 0.9),
+    ("drop_connect", 0.0, 0.9),
+    ("bn_momentum", 0.5, 0.9999),
+    ("sensitivity", 0.5, 1.0),
+    ("golden", 1, 64),
+    ("representative", 10, 10_000),
+)
+_CHOICES = {"augment": ("none", "light", "strong"), "fit": ("squash", "letterbox")}
+
+
+def read_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+    """The configuration from a TOML file with `overrides` (arguments and environment) on top.
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, has an unknown key, or a value of the wrong type or range.
+    """
+    values = _read_toml(path) if path else {}
+    known = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"{path}: unknown key '{key}'",
+                expected="one of " + ", ".join(known),
+                came=key,
+                do="remove it or mend its spelling",
+            )
+    values.update(overrides)
+    return TrainConfig(**{key: _typed(key, value, known[key].default) for key, value in values.items()})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read", expected="a TOML file", came=str(error), do="mend the file or its path"
+        ) from error
+
+
+def _typed(key: str, value: Any, default: Any) -> Any:
+    kind = type(default)
+    # TOML writes 1 for 1.0; bool is an int to Python and must not pass for one.
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(
+            f"'{key}' has the wrong type", expected=kind.__name__, came=f"{value!r}", do=f"change {key}"
+        )
+    return value
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # TOML basic strings escape as JSON does.
+        import json
+
+        return json.dumps(value)
+    return repr(value)

@@ -1,0 +1,165 @@
+"""X-rays from an index into memory, through the decoder and the preprocessing that the device uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from firmware_bridge.decode import decode
+from firmware_bridge.errors import ImageError, InputError
+from firmware_bridge.preprocess import Preprocessing
+from toolkit.data.index import Xray
+from toolkit.progress import progress
+
+Grey = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """X-rays of one size in memory.
+
+    Attributes:
+        rows: the N X-rays that could be read, in the order asked for.
+        pixels: (N, S, S) uint8, grey.
+        unreadable: path and reason of those that could not.
+    """
+
+    rows: tuple[Xray, ...]
+    pixels: Grey
+    unreadable: tuple[tuple[Path, str], ...]
+
+
+def geometric_and_tonal(preprocessing: Preprocessing) -> tuple[Preprocessing, Preprocessing | None]:
+    """The steps up to the one that sets the size, and those after it (None when there are none).
+
+    Augmentation belongs between them: it changes the exposure that the device's CLAHE will meet.
+    """
+    cut = 1 + max(i for i, step in enumerate(preprocessing.steps) if "size_px" in dict(step.options))
+    tonal = preprocessing.steps[cut:]
+    return Preprocessing(preprocessing.steps[:cut]), Preprocessing(tonal) if tonal else None
+
+
+def stretch_back(pixels: Grey, xray: Xray) -> Grey:
+    """`pixels` at the aspect ratio that the X-ray had at its source, where the index knows it and it differs.
+
+    Some public sets were squashed to a square. The longer side keeps its length.
+    """
+    if not xray.width_px or not xray.height_px:
+        return pixels
+    height, width = pixels.shape
+    aspect = xray.width_px / xray.height_px
+    # 3%: rounding when the source was made smaller, not a squash.
+    if abs(width / height / aspect - 1) < 0.03:
+        return pixels
+    side = max(height, width)
+    size = (side, max(1, round(side / aspect))) if aspect >= 1 else (max(1, round(side * aspect)), side)
+    out: Grey = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return out
+
+
+def load_one(xray: Xray, preprocessing: Preprocessing) -> Grey:
+    """One X-ray, decoded and preprocessed: (S, S) uint8.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    decoded = decode(xray.path, min_side_px=preprocessing.decode_min_side_px)
+    return preprocessing.apply(stretch_back(decoded.pixels, xray))
+
+
+def load(
+    rows: Sequence[Xray], preprocessing: Preprocessing, *, workers: int = 2, cache: Path | None = None
+) -> Loaded:
+    """Load many X-rays; those that cannot be read are left out and named.
+
+    Args:
+        rows: what to load.
+        preprocessing: as in the bundle.
+        workers: threads; decoding releases the interpreter lock.
+        cache: folder for the result, found again by paths, sizes, times and preprocessing; None keeps none.
+
+    Raises:
+        InputError: not one X-ray could be read.
+    """
+    stored = _Cache(cache, rows, preprocessing) if cache else None
+    if stored and (found := stored.read(rows)):
+        return found
+    good: list[Xray] = []
+    images: list[Grey] = []
+    bad: list[tuple[Path, str]] = []
+
+    def attempt(xray: Xray) -> Grey | ImageError:
+        try:
+            return load_one(xray, preprocessing)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        results = pool.map(attempt, rows)
+        for xray, result in progress(zip(rows, results), "reading X-rays", total=len(rows)):
+            if isinstance(result, ImageError):
+                bad.append((xray.path, f"{result.what}: {result.came}"))
+            else:
+                good.append(xray)
+                images.append(result)
+    if not good:
+        raise InputError(
+            "none of the X-rays can be read",
+            expected=f"{len(rows)} readable JPEG, PNG, TIFF or DICOM files",
+            came=f"first problem: {bad[0][0]}: {bad[0][1]}" if bad else "an empty list",
+            do="check the paths in the index with: cxr-edge data audit",
+        )
+    loaded = Loaded(rows=tuple(good), pixels=np.stack(images), unreadable=tuple(bad))
+    if stored:
+        stored.write(loaded, rows)
+    return loaded
+
+
+class _Cache:
+    """Loaded pixels on disk, under a name made from everything that decides them."""
+
+    def __init__(self, folder: Path, rows: Sequence[Xray], preprocessing: Preprocessing) -> None:
+        digest = hashlib.sha256(json.dumps(preprocessing.to_manifest(), sort_keys=True).encode())
+        for xray in rows:
+            try:
+                stat = xray.path.stat()
+                seen = f"{xray.path}|{stat.st_size}|{stat.st_mtime_ns}|{xray.width_px}x{xray.height_px}\n"
+            except OSError as error:
+                seen = f"{xray.path}|{error.errno}\n"
+            digest.update(seen.encode("utf-8", "surrogateescape"))
+        self._path = folder / f"{digest.hexdigest()[:24]}.npy"
+
+    def read(self, rows: Sequence[Xray]) -> Loaded | None:
+        notes = self._path.with_suffix(".json")
+        if not (self._path.is_file() and notes.is_file()):
+            return None
+        try:
+            said = json.loads(notes.read_text(encoding="utf-8"))
+            pixels: Grey = np.load(self._path)
+        except (OSError, ValueError):  # A cache that cannot be read is made anew.
+            return None
+        bad = {int(i): reason for i, reason in said["unreadable"].items()}
+        return Loaded(
+            rows=tuple(x for i, x in enumerate(rows) if i not in bad),
+            pixels=pixels,
+            unreadable=tuple((rows[i].path, reason) for i, reason in bad.items()),
+        )
+
+    def write(self, loaded: Loaded, rows: Sequence[Xray]) -> None:
+        reasons = dict(loaded.unreadable)
+        bad = {str(i): reasons[x.path] for i, x in enumerate(rows) if x.path in reasons}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.save(file, loaded.pixels)
+        part.replace(self._path)
+        self._path.with_suffix(".json").write_text(json.dumps({"unreadable": bad}), encoding="utf-8")

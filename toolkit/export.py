@@ -1,0 +1,114 @@
+"""From Keras to `.tflite`: fixed batch of one, probability and feature maps as the two outputs.
+
+The int8 file takes grey bytes. The float files take grey levels 0 to 255 as float32 and normalise inside the file, so
+that whoever uses one needs no constants from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from firmware_bridge.errors import ModelError
+from toolkit.model import FEATURES_LAYER, PROBABILITY_LAYER, InputScale
+from toolkit.qat import plain_layer
+from toolkit.tf import keras, tf
+
+Grey = npt.NDArray[np.uint8]
+
+
+def two_outputs(model: Any) -> Any:
+    """`model` with its probability (N, 1) and its feature maps (N, h, w, C) as outputs; shares the weights."""
+    by_name = {plain_layer(layer).name: layer for layer in model.layers}
+    return keras.Model(model.input, [by_name[PROBABILITY_LAYER].output, by_name[FEATURES_LAYER].output])
+
+
+def _concrete(model: Any, *, scale: InputScale, size_px: int, normalise: bool) -> Any:
+    # The signature's names are what other users of the file see.
+    @tf.function(input_signature=[tf.TensorSpec((1, size_px, size_px, 1), tf.float32, name="grey")])  # type: ignore[untyped-decorator]
+    def serve(grey: Any) -> dict[str, Any]:
+        x = scale.normalise(grey) if normalise else grey
+        probability, features = model(x, training=False)
+        return {"probability": probability, "features": features}
+
+    return serve.get_concrete_function()
+
+
+def to_int8(quantized: Any, *, scale: InputScale, size_px: int) -> bytes:
+    """The int8 file of a quantization-aware model: uint8 grey in, every operator int8.
+
+    Raises:
+        ModelError: the converter refuses.
+    """
+    model = two_outputs(quantized)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [_concrete(model, scale=scale, size_px=size_px, normalise=False)], model
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    _grey_bytes_in(converter)
+    return _convert(converter)
+
+
+def to_int8_post_training(model: Any, representative: Grey, *, scale: InputScale, size_px: int) -> bytes:
+    """Post-training int8 of a float model: the baseline that quantization-aware training is measured against.
+
+    Args:
+        model: float Keras model.
+        representative: (N, S, S) uint8, preprocessed X-rays whose activations set the ranges.
+        scale: of the model's input.
+        size_px: S.
+
+    Raises:
+        ModelError: the converter refuses.
+    """
+
+    def samples() -> Iterator[list[npt.NDArray[np.float32]]]:
+        for pixels in representative:
+            yield [np.asarray(scale.normalise(pixels[None, :, :, None].astype(np.float32)), np.float32)]
+
+    model = two_outputs(model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [_concrete(model, scale=scale, size_px=size_px, normalise=False)], model
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = samples
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    _grey_bytes_in(converter)
+    return _convert(converter)
+
+
+def to_float(model: Any, *, scale: InputScale, size_px: int, half: bool) -> bytes:
+    """The float file: float32 grey levels 0 to 255 in; weights stored as float16 when `half`.
+
+    Raises:
+        ModelError: the converter refuses.
+    """
+    model = two_outputs(model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [_concrete(model, scale=scale, size_px=size_px, normalise=True)], model
+    )
+    if half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    return _convert(converter)
+
+
+def _grey_bytes_in(converter: Any) -> None:
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.uint8
+
+
+def _convert(converter: Any) -> bytes:
+    try:
+        content: bytes = converter.convert()
+    except Exception as error:  # The converter raises ConverterError, RuntimeError and ValueError alike.
+        raise ModelError(
+            "the model cannot be converted to TFLite",
+            expected="a graph of operators that TensorFlow Lite has in this precision",
+            came=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            do="use a backbone of this project and the versions that constraints.txt names",
+        ) from error
+    return content

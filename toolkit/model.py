@@ -1,0 +1,103 @@
+"""The classifier: backbone, global average pooling, one linear layer. Its feature maps explain it in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from firmware_bridge.errors import ConfigError
+from toolkit.backbones import EFFICIENTNET_B0, EFFICIENTNET_LITE0, efficientnet_features
+from toolkit.tf import keras
+
+BACKBONES = {kind.name: kind for kind in (EFFICIENTNET_B0, EFFICIENTNET_LITE0)}
+FEATURES_LAYER = "top_activation"
+HEAD_LAYER = "logit"
+PROBABILITY_LAYER = "probability"
+
+
+@dataclass(frozen=True, slots=True)
+class InputScale:
+    """How grey levels 0 to 255 become what the network sees: `(grey - zero_grey) * scale`.
+
+    An integer `zero_grey` is the zero point of the int8 input, so the grey bytes are the quantized tensor and
+    the device computes nothing. 114 is the mean of ImageNet's three channel means (0.485, 0.456, 0.406) times 255.
+
+    Attributes:
+        zero_grey: grey level, 0 to 255, that becomes 0.0; zero padding inside the network stands for it.
+        scale: above 0; 1/57.6 is about ImageNet's standard deviation (0.226 of 255).
+    """
+
+    zero_grey: int = 114
+    scale: float = 1 / 57.6
+
+    def normalise(self, grey: Any) -> Any:
+        """`grey` (any shape, 0 to 255, float32 array or tensor) as the network's input."""
+        return (grey - float(self.zero_grey)) * self.scale
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest input that grey bytes can give."""
+        return (-self.zero_grey * self.scale, (255 - self.zero_grey) * self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Everything needed to build the graph again around saved weights.
+
+    Attributes:
+        backbone: a key of `BACKBONES`.
+        size_px: side of the square input, a multiple of 32.
+        input_scale: see `InputScale`.
+        dropout: before the head, training only, 0 to below 1.
+        drop_connect: stochastic depth, float training only.
+        l2: weight decay on convolution kernels and the head, 0 or more.
+        bn_momentum: of the moving statistics.
+    """
+
+    backbone: str = "efficientnet-b0"
+    size_px: int = 224
+    input_scale: InputScale = InputScale()
+    dropout: float = 0.2
+    drop_connect: float = 0.1
+    l2: float = 0.0
+    bn_momentum: float = 0.9
+
+
+def build_classifier(arch: Architecture, *, trainable_drop: bool = True) -> Any:
+    """The training graph: normalised grey (N, S, S, 1) float32 to probability (N, 1) float32 in [0, 1].
+
+    Args:
+        arch: what to build.
+        trainable_drop: False leaves stochastic depth out, for graphs that are pruned and quantized.
+
+    Raises:
+        ConfigError: the backbone is unknown or the size is no multiple of 32.
+    """
+    kind = BACKBONES.get(arch.backbone)
+    if kind is None:
+        raise ConfigError(
+            f"unknown backbone '{arch.backbone}'",
+            expected=" or ".join(BACKBONES),
+            came=arch.backbone,
+            do="set backbone in the config or with --backbone",
+        )
+    if arch.size_px % 32 or arch.size_px < 32:
+        raise ConfigError(
+            "the input size does not fit the backbone",
+            expected="a multiple of 32, at least 32",
+            came=str(arch.size_px),
+            do="set size_px to 224, 192 or 128",
+        )
+    inputs = keras.Input((arch.size_px, arch.size_px, 1), name="grey")
+    features = efficientnet_features(
+        inputs,
+        kind,
+        bn_momentum=arch.bn_momentum,
+        drop_connect=arch.drop_connect if trainable_drop else 0.0,
+    )
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    x = keras.layers.Dropout(arch.dropout, name="head_dropout")(x)
+    regularizer = keras.regularizers.L2(arch.l2) if arch.l2 else None
+    x = keras.layers.Dense(1, kernel_regularizer=regularizer, name=HEAD_LAYER)(x)
+    probability = keras.layers.Activation("sigmoid", name=PROBABILITY_LAYER)(x)
+    return keras.Model(inputs, probability, name=arch.backbone.replace("-", "_"))

@@ -1,0 +1,101 @@
+"""Quantization-aware training (Jacob 2018, section 3) of a pruned model, keeping its zeros."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from firmware_bridge.errors import ModelError
+from toolkit.model import InputScale
+from toolkit.tf import keras, tfmot
+
+_quantizers = tfmot.quantization.keras.quantizers
+
+
+class OutputQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[misc]
+    """Quantizes a layer's output alone: for Multiply, which tfmot's registry does not know."""
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
+        """No weights."""
+        del layer
+        return []
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
+        """No activation function."""
+        del layer
+        return []
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        """Nothing to set."""
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+        """Nothing to set."""
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        """One moving-average quantizer, 8 bit, per tensor, asymmetric: what tfmot gives Add."""
+        del layer
+        return [
+            _quantizers.MovingAverageQuantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+        ]
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing to configure."""
+        return {}
+
+
+def quantize_aware(model: Any, *, input_scale: InputScale) -> Any:
+    """The quantization-aware graph of a pruned plain model, with its weights.
+
+    The input's range is held at what grey bytes give, so that scale and zero point of the int8 input are exactly
+    those of `input_scale` and the bytes of an X-ray are the quantized tensor.
+
+    Raises:
+        ModelError: a layer cannot be quantized.
+    """
+
+    def annotate(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.InputLayer):
+            return layer
+        config = OutputQuantizeConfig() if isinstance(layer, keras.layers.Multiply) else None
+        return tfmot.quantization.keras.quantize_annotate_layer(layer, quantize_config=config)
+
+    try:
+        with keras.utils.custom_object_scope({"OutputQuantizeConfig": OutputQuantizeConfig}):
+            annotated = keras.models.clone_model(model, clone_function=annotate)
+            quantized = tfmot.quantization.keras.quantize_apply(
+                annotated, scheme=tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme()
+            )
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            "the model cannot be quantized",
+            expected="a flat functional graph of layers that tensorflow-model-optimization knows",
+            came=str(error).splitlines()[0],
+            do="use a backbone of this project",
+        ) from error
+    _hold_input_range(quantized, input_scale)
+    return quantized
+
+
+def _hold_input_range(quantized: Any, input_scale: InputScale) -> None:
+    # The input's quantizer keeps the widest range seen, starting from (-6, 6); bytes never leave the one set here.
+    low, high = input_scale.range
+    layer = quantized.get_layer("quantize_layer")
+    for variable in layer.weights:
+        if variable.name.endswith("_min:0"):
+            variable.assign(low)
+        elif variable.name.endswith("_max:0"):
+            variable.assign(high)
+
+
+def plain_layer(layer: Any) -> Any:
+    """The layer inside a quantization wrapper, or the layer itself."""
+    return getattr(layer, "layer", layer)
+
+
+def float_head(quantized: Any, name: str) -> tuple[Any, Any]:
+    """Kernel (C, 1) and bias (1,) float32 of the dense layer `name` of a quantization-aware model.
+
+    The wrapper replaces the layer's `kernel` by its quantized tensor; the variables stay in `weights`.
+    """
+    layer = next(x for x in quantized.layers if plain_layer(x).name == name)
+    values = {v.name.split("/")[-1]: v.numpy() for v in layer.weights}
+    return values["kernel:0"], values["bias:0"]

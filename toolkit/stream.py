@@ -1,0 +1,113 @@
+"""Training batches: augmented in threads, ahead of the training step, the same for the same seed whatever the threads do."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from firmware_bridge.preprocess import Preprocessing
+from toolkit.augment import Augmenter
+from toolkit.model import InputScale
+
+Grey = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+_AHEAD = 3  # batches in work or waiting: enough to hide an uneven batch, little memory
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training step's worth.
+
+    Attributes:
+        x: (B, S, S, 1) float32, normalised.
+        y: (B, 1) float32, 0 or 1.
+        weights: (B,) float32, mean about 1.
+    """
+
+    x: Floats
+    y: Floats
+    weights: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """What a stream draws from.
+
+    Attributes:
+        pixels: (N, S, S) uint8, after the geometric steps of the preprocessing and before the tonal ones (CLAHE), so
+            that augmentation changes the exposure that the device's CLAHE will meet.
+        labels: (N,) int64, 0 or 1.
+        tonal: the steps that are still to come.
+        input_scale: of the network.
+    """
+
+    pixels: Grey
+    labels: npt.NDArray[np.int64]
+    tonal: Preprocessing | None
+    input_scale: InputScale
+
+
+def class_weights(labels: npt.NDArray[np.int64]) -> Floats:
+    """Weight of each X-ray, (N,) float32, so that both classes weigh the same in sum and the mean is 1."""
+    share = np.bincount(labels, minlength=2) / len(labels)
+    out: Floats = (0.5 / np.maximum(share, 1e-9))[labels].astype(np.float32)
+    return out
+
+
+class BatchStream:
+    """Batches of one training set, epoch by epoch."""
+
+    def __init__(
+        self, data: TrainingSet, *, batch_size: int, augmenter: Augmenter, seed: int, workers: int, weigh: bool
+    ) -> None:
+        """Prepare; `workers` threads augment, 0 augments in the caller's thread."""
+        self._data = data
+        self._augmenter = augmenter
+        self._seed = seed
+        self._workers = workers
+        # A training set below one batch is one smaller batch.
+        self._batch_size = min(batch_size, len(data.labels))
+        self._weights = class_weights(data.labels) if weigh else np.ones(len(data.labels), np.float32)
+
+    @property
+    def steps(self) -> int:
+        """Batches in one epoch; a last, smaller batch is dropped (batch normalisation wants full ones)."""
+        return len(self._data.labels) // self._batch_size
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of epoch `number`, 0 or more. The order depends on the seed and the number alone."""
+        order = np.random.default_rng((self._seed, number)).permutation(len(self._data.labels))
+        chunks = [order[i * self._batch_size : (i + 1) * self._batch_size] for i in range(self.steps)]
+        if not self._workers:
+            for chunk in chunks:
+                yield self._batch(chunk, [self._one(int(i), number) for i in chunk])
+            return
+        with ThreadPoolExecutor(self._workers) as pool:
+            waiting: deque[tuple[npt.NDArray[np.int64], list[Future[Grey]]]] = deque()
+            for chunk in chunks:
+                waiting.append((chunk, [pool.submit(self._one, int(i), number) for i in chunk]))
+                if len(waiting) >= _AHEAD:
+                    ready, futures = waiting.popleft()
+                    yield self._batch(ready, [future.result() for future in futures])
+            while waiting:
+                ready, futures = waiting.popleft()
+                yield self._batch(ready, [future.result() for future in futures])
+
+    def _one(self, row: int, epoch: int) -> Grey:
+        # Any mixing of the three numbers will do, as long as no two X-rays of an epoch share a seed.
+        seed = int(np.random.SeedSequence((self._seed, epoch, row)).generate_state(1)[0])
+        pixels = self._augmenter(self._data.pixels[row], seed=seed)
+        return self._data.tonal.apply(pixels) if self._data.tonal else pixels
+
+    def _batch(self, rows: npt.NDArray[np.int64], images: list[Grey]) -> Batch:
+        grey = np.stack(images)[..., None].astype(np.float32)  # (B, S, S, 1), 0 to 255
+        return Batch(
+            x=np.asarray(self._data.input_scale.normalise(grey), np.float32),
+            y=self._data.labels[rows].astype(np.float32)[:, None],
+            weights=self._weights[rows],
+        )

@@ -1,0 +1,245 @@
+"""`train-qat`: float training, pruning, quantization-aware training. Each phase goes on where it was cut off."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from firmware_bridge.errors import ConfigError, InputError
+from firmware_bridge.preprocess import Preprocessing
+from toolkit.augment import Augmenter
+from toolkit.config import TrainConfig, read_config
+from toolkit.data.index import Index, Xray
+from toolkit.data.load import Grey, Loaded, geometric_and_tonal, load
+from toolkit.files import write_atomically
+from toolkit.model import Architecture, build_classifier
+from toolkit.phase import Phase, Schedule, Validation, reestimate_batch_norm, run_phase
+from toolkit.prune import pruning_callbacks, seed_everything, strip_pruning, wrap_for_pruning
+from toolkit.qat import quantize_aware
+from toolkit.stream import BatchStream, TrainingSet
+from toolkit.weights import load_initial_weights
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What training and export see of the X-rays.
+
+    Attributes:
+        train: the training split, pixels after the geometric steps.
+        train_labels: (N,) int64, 0 or 1.
+        validation: fully preprocessed.
+        validation_rows: the X-rays of `validation`, in its order.
+        tonal: the steps between `train.pixels` and the network, None when there are none.
+    """
+
+    train: Loaded
+    train_labels: Any
+    validation: Validation
+    validation_rows: tuple[Xray, ...]
+    tonal: Preprocessing | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The three models that export writes from; plain Keras but for the last.
+
+    Attributes:
+        float_model: before pruning: what int8 is measured against.
+        pruned: with zeros, floating point: becomes the FP16 file.
+        quantized: quantization-aware: becomes the int8 file.
+        history: phases with their epochs, as in `history.json`.
+    """
+
+    float_model: Any
+    pruned: Any
+    quantized: Any
+    history: dict[str, Any]
+
+
+def architecture(config: TrainConfig) -> Architecture:
+    """The graph that `config` asks for."""
+    return Architecture(
+        backbone=config.backbone,
+        size_px=config.size_px,
+        dropout=config.dropout,
+        drop_connect=config.drop_connect,
+        l2=config.l2,
+        bn_momentum=config.bn_momentum,
+    )
+
+
+def claim_run(folder: Path, config: TrainConfig) -> None:
+    """Make `folder` the run of `config`, or find that it is.
+
+    Raises:
+        ConfigError: it holds a run of another configuration.
+    """
+    path = folder / "config.toml"
+    if path.exists():
+        before = read_config(path, {})
+        # Neither changes the result.
+        same = {"workers": config.workers, "allow_leaks": config.allow_leaks, "allow_int8_loss": config.allow_int8_loss}
+        differing = [
+            f.name
+            for f in dataclasses.fields(config)
+            if getattr(dataclasses.replace(before, **same), f.name) != getattr(config, f.name)
+        ]
+        if differing:
+            raise ConfigError(
+                f"{folder} holds a run of another configuration",
+                expected="the configuration in its config.toml",
+                came="other values of " + ", ".join(differing),
+                do="choose another --name, or remove that folder to start anew",
+            )
+    write_atomically(path, config.to_toml())
+
+
+def read_data(index: Index, config: TrainConfig, *, cache: Path) -> TrainingData:
+    """Load the training and validation splits of `index`.
+
+    Raises:
+        InputError: a split is empty, holds one class only, or none of it can be read.
+    """
+    preprocessing = Preprocessing.from_manifest(config.preprocessing())
+    geometric, tonal = geometric_and_tonal(preprocessing)
+    train = load(index.select(split="train").rows, geometric, workers=config.workers, cache=cache)
+    held = load(index.select(split="validation").rows, geometric, workers=config.workers, cache=cache)
+    labels = _binary(train.rows, config.positive, "training")
+    pixels: Grey = np.stack([tonal.apply(p) for p in held.pixels]) if tonal else held.pixels
+    return TrainingData(
+        train=train,
+        train_labels=labels,
+        validation=Validation(pixels=pixels, labels=_binary(held.rows, config.positive, "validation")),
+        validation_rows=held.rows,
+        tonal=tonal,
+    )
+
+
+def _binary(rows: tuple[Xray, ...], positive: str, split: str) -> Any:
+    labels = np.array([row.label == positive for row in rows], np.int64)
+    if labels.all() or not labels.any():
+        raise InputError(
+            f"the {split} split holds one class only",
+            expected=f"X-rays labelled '{positive}' and others",
+            came=", ".join(sorted({row.label for row in rows})) or "no X-ray",
+            do="add the missing class, or name the positive label with --positive",
+        )
+    return labels
+
+
+def train(data: TrainingData, config: TrainConfig, *, folder: Path, say: Say) -> Trained:
+    """Run the three phases, or what is left of them.
+
+    Args:
+        data: from `read_data`.
+        config: everything that decides the result.
+        folder: of the run; phases keep their checkpoints in float/, prune/ and qat/ below it.
+        say: told one line after each epoch.
+    """
+    seed_everything(config.seed)
+    run = _Run(data, config, folder, say)
+    float_model = run.float_phase()
+    pruned = run.prune_phase(float_model)
+    quantized = run.qat_phase(pruned)
+    history = {"phases": run.phases}
+    write_atomically(folder / "history.json", json.dumps(history, indent=1))
+    return Trained(float_model=float_model, pruned=pruned, quantized=quantized, history=history)
+
+
+class _Run:
+    """The phases of one run, with what they share."""
+
+    def __init__(self, data: TrainingData, config: TrainConfig, folder: Path, say: Say) -> None:
+        self.data, self.config, self.folder, self.say = data, config, folder, say
+        self.arch = architecture(config)
+        self.phases: list[dict[str, Any]] = []
+
+    def stream(self, phase: int) -> BatchStream:
+        training = TrainingSet(
+            pixels=self.data.train.pixels,
+            labels=self.data.train_labels,
+            tonal=self.data.tonal,
+            input_scale=self.arch.input_scale,
+        )
+        return BatchStream(
+            training,
+            batch_size=self.config.batch_size,
+            augmenter=Augmenter(self.config.augment),
+            seed=self.config.seed * 1000 + phase,
+            workers=self.config.workers,
+            weigh=self.config.class_weights,
+        )
+
+    def fit(self, name: str, model: Any, stream: BatchStream, *, epochs: int, rate: float, **options: Any) -> None:
+        warmup = round(stream.steps * self.config.warmup_epochs) if name == "float" else 0
+        phase = Phase(
+            name=name,
+            epochs=epochs,
+            schedule=Schedule(peak=rate, warmup_steps=warmup, total_steps=max(warmup + 1, epochs * stream.steps)),
+            label_smoothing=self.config.label_smoothing,
+            **options,
+        )
+        history = run_phase(
+            phase,
+            model,
+            stream,
+            self.data.validation,
+            input_scale=self.arch.input_scale,
+            folder=self.folder / name,
+            tensorboard=self.folder / "tensorboard",
+            say=self.say,
+        )
+        self.phases.append({"name": name, "epochs": history})
+
+    def float_phase(self) -> Any:
+        stream = self.stream(0)
+        model = build_classifier(self.arch)
+        load_initial_weights(
+            model, self.config.weights, backbone=self.config.backbone, input_scale=self.arch.input_scale
+        )
+        if self.config.float_epochs:
+            self.fit("float", model, stream, epochs=self.config.float_epochs, rate=self.config.float_rate)
+        return self._settled("float", model, stream)
+
+    def prune_phase(self, float_model: Any) -> Any:
+        stream = self.stream(1)
+        plain = build_classifier(self.arch, trainable_drop=False)
+        plain.set_weights(float_model.get_weights())
+        steps = stream.steps * self.config.prune_epochs
+        pruned = wrap_for_pruning(plain, sparsity=self.config.sparsity, steps=steps)
+        self.fit(
+            "prune",
+            pruned,
+            stream,
+            epochs=self.config.prune_epochs,
+            rate=self.config.prune_rate,
+            callbacks=pruning_callbacks(),
+        )
+        return self._settled("prune", strip_pruning(pruned, sparsity=self.config.sparsity), stream)
+
+    def qat_phase(self, pruned: Any) -> Any:
+        quantized = quantize_aware(pruned, input_scale=self.arch.input_scale)
+        stream = self.stream(2)
+        self.fit("qat", quantized, stream, epochs=self.config.qat_epochs, rate=self.config.qat_rate)
+        return quantized
+
+    def _settled(self, name: str, model: Any, stream: BatchStream) -> Any:
+        """`model` with re-estimated batch-norm statistics, from disk when an earlier run had come this far."""
+        path = self.folder / name / "final.weights.h5"
+        if path.exists():
+            model.load_weights(path)
+            return model
+        reestimate_batch_norm(model, stream)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name("part.weights.h5")
+        model.save_weights(part)
+        part.replace(path)
+        return model
