@@ -39,6 +39,17 @@ class Columns:
         return tuple(name for name in astuple(self) if name)
 
 
+def guess_kind(source: Path) -> str:
+    """What `source` is: "folders", "nih", "rsna" or "csv", by what it holds."""
+    if not source.is_file():
+        return "folders"
+    with source.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline(10_000)
+    if "Image Index" in header and "Finding Labels" in header:
+        return "nih"
+    return "rsna" if header.strip().replace('"', "") == "patientId,class" else "csv"
+
+
 def read_table(
     path: Path,
     *,
