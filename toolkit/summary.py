@@ -1,0 +1,311 @@
+"""From scores to figures with intervals: per set, per group, between sets, between models. No file is touched here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.bootstrap import (
+    Interval,
+    Statistic,
+    difference_of_sets,
+    exact_when_collapsed,
+    paired_bootstrap,
+    patient_bootstrap_all,
+)
+from calibration.calibrate import bins_for
+from calibration.metrics import auprc, auroc, brier, confusion_at, ece, reliability, roc_curve
+from toolkit.data.index import Xray
+from toolkit.data.shortcuts import ATTRIBUTES, attribute_aurocs
+
+Json = dict[str, Any]
+
+# A group is compared only with at least this many patients of each class: below, the interval spans nearly everything
+# and a table of many such groups shows a difference somewhere by chance alone.
+MIN_GROUP_PATIENTS = 10
+MAX_ROC_POINTS = 200
+AGE_GROUPS = (
+    (0, 6, "0 to 5"),
+    (6, 18, "6 to 17"),
+    (18, 40, "18 to 39"),
+    (40, 65, "40 to 64"),
+    (65, 200, "65 and over"),
+)
+INSIDE = "inside"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How figures are computed.
+
+    Attributes:
+        prevalence: share of positives for PPV and NPV, 0 to 1.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+
+    prevalence: float = 0.1
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredSet:
+    """One index, scored by every model.
+
+    Attributes:
+        name: as given; a name that begins with "inside" is the training source.
+        rows: the N X-rays that were scored.
+        positive: (N,) bool.
+        attributes: (N, 5) float64, see `file_attributes`.
+        logits: by model name, (N,) float64.
+        probabilities: by model name, (N,) float64, calibrated.
+        unreadable: path and reason of those that could not be read.
+        left_out: how many X-rays of which other label were not scored.
+        index: where the rows come from, for the report.
+        fingerprint: of the index.
+    """
+
+    name: str
+    rows: tuple[Xray, ...]
+    positive: npt.NDArray[np.bool_]
+    attributes: npt.NDArray[np.float64]
+    logits: Mapping[str, npt.NDArray[np.float64]]
+    probabilities: Mapping[str, npt.NDArray[np.float64]]
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    index: str = ""
+    fingerprint: str = ""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether it comes from where the training data came from."""
+        return self.name.startswith(INSIDE)
+
+    @property
+    def patients(self) -> npt.NDArray[np.str_]:
+        """(N,) ids that tell patients of different sources apart."""
+        return np.array([f"{row.source}\0{row.patient_id}" for row in self.rows], dtype=str)
+
+
+def summarise_set(scored: ScoredSet, thresholds: Mapping[str, float | None], options: Options) -> Json:
+    """Everything that the report says about one set.
+
+    Args:
+        scored: the set.
+        thresholds: by model name; None leaves out what needs a threshold.
+        options: prevalence, resamples, seed.
+    """
+    positive, patients = scored.positive, scored.patients
+    both = bool(positive.any() and not positive.all())
+    shortcuts: dict[str, Interval] = {}
+    if both:
+        columns = {name: scored.attributes[:, column] for column, name in enumerate(ATTRIBUTES)}
+        shortcuts = attribute_aurocs(positive, columns, patients, resamples=options.resamples, seed=options.seed)
+    return {
+        "name": scored.name,
+        "role": "inside" if scored.is_inside else "outside",
+        "index": scored.index,
+        "fingerprint": scored.fingerprint,
+        "images": positive.size,
+        "patients": int(np.unique(patients).size),
+        "positives": int(positive.sum()),
+        "negatives": int((~positive).sum()),
+        "both_classes": both,
+        "left_out": dict(scored.left_out),
+        "unreadable": [{"path": str(path), "reason": reason} for path, reason in scored.unreadable],
+        "shortcuts": {name: interval.to_json() for name, interval in shortcuts.items()},
+        "results": {
+            model: _summarise_model(scored, model, thresholds[model], options) for model in scored.probabilities
+        },
+    }
+
+
+def _summarise_model(scored: ScoredSet, model: str, threshold: float | None, options: Options) -> Json:
+    positive, probabilities, patients = scored.positive, scored.probabilities[model], scored.patients
+    intervals = metrics(positive, probabilities, patients, threshold=threshold, options=options)
+    found = reliability(positive, probabilities, bins=bins_for(positive.size))
+    result: Json = {
+        "metrics": {name: interval.to_json() for name, interval in intervals.items()},
+        "reliability": {
+            "predicted": found.predicted.tolist(),
+            "observed": found.observed.tolist(),
+            "counts": found.counts.tolist(),
+        },
+        "roc": _roc(positive, probabilities),
+        "confusion": None,
+        "groups": _groups(scored, probabilities, threshold=threshold, options=options),
+    }
+    if threshold is not None:
+        counts = confusion_at(positive, probabilities, threshold=threshold)
+        result["confusion"] = {
+            "threshold": threshold,
+            "true_positives": counts.true_positives,
+            "false_negatives": counts.false_negatives,
+            "true_negatives": counts.true_negatives,
+            "false_positives": counts.false_positives,
+        }
+    return result
+
+
+def _roc(positive: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.float64]) -> Json | None:
+    """The curve in at most 200 points, for the report; None for one class."""
+    if positive.all() or not positive.any():
+        return None
+    fpr, tpr = roc_curve(positive, probabilities)
+    kept = np.unique(np.linspace(0, fpr.size - 1, min(fpr.size, MAX_ROC_POINTS)).round().astype(np.int64))
+    return {"fpr": fpr[kept].round(5).tolist(), "tpr": tpr[kept].round(5).tolist()}
+
+
+def metrics(
+    positive: npt.NDArray[np.bool_],
+    probabilities: npt.NDArray[np.float64],
+    patients: npt.NDArray[np.str_],
+    *,
+    threshold: float | None,
+    options: Options,
+) -> dict[str, Interval]:
+    """Every figure that these X-rays can give, each with its patient-bootstrap interval.
+
+    A set of one class has no AUROC, but a set of sick patients still has a sensitivity. ECE and Brier depend on the
+    share of positives, so they are given for sets with both classes only.
+    """
+    has_positive, has_negative = bool(positive.any()), bool(not positive.all())
+    bins = bins_for(positive.size)
+    wanted: dict[str, Statistic] = {}
+    if has_positive and has_negative:
+        wanted |= {"auroc": auroc, "auprc": auprc, "brier": brier, "ece": lambda t, p: ece(t, p, bins=bins)}
+    if threshold is not None:
+        wanted |= _at_threshold(threshold, options.prevalence, positives=has_positive, negatives=has_negative)
+    if not wanted:
+        return {}
+    found = patient_bootstrap_all(
+        wanted, positive, probabilities, patients, resamples=options.resamples, seed=options.seed
+    )
+    for name, side in (("sensitivity", positive), ("specificity", ~positive)):
+        if name in found:
+            found[name] = exact_when_collapsed(found[name], patients=int(np.unique(patients[side]).size))
+    return found
+
+
+def _at_threshold(threshold: float, prevalence: float, *, positives: bool, negatives: bool) -> dict[str, Statistic]:
+    wanted: dict[str, Statistic] = {}
+    if positives:
+        wanted["sensitivity"] = lambda t, p: confusion_at(t, p, threshold=threshold).sensitivity
+    if negatives:
+        wanted["specificity"] = lambda t, p: confusion_at(t, p, threshold=threshold).specificity
+    if positives and negatives:
+        wanted["ppv"] = lambda t, p: confusion_at(t, p, threshold=threshold).ppv(prevalence)
+        wanted["npv"] = lambda t, p: confusion_at(t, p, threshold=threshold).npv(prevalence)
+    return wanted
+
+
+def _groups(
+    scored: ScoredSet, probabilities: npt.NDArray[np.float64], *, threshold: float | None, options: Options
+) -> list[Json]:
+    groups: list[Json] = []
+    patients = scored.patients
+    for by, group_of in GROUPINGS.items():
+        names = np.array([group_of(row) for row in scored.rows], dtype=str)
+        present = [name for name in _ordered(names) if name]
+        if len(present) < 2:  # one group alone is the set again
+            continue
+        for name in present:
+            inside = names == name
+            truth = scored.positive[inside]
+            classes = [int(np.unique(patients[inside][side]).size) for side in (truth, ~truth)]
+            enough = min(classes) >= MIN_GROUP_PATIENTS
+            found = (
+                metrics(truth, probabilities[inside], patients[inside], threshold=threshold, options=options)
+                if enough
+                else {}
+            )
+            groups.append(
+                {
+                    "by": by,
+                    "group": name,
+                    "images": int(inside.sum()),
+                    "patients": int(np.unique(patients[inside]).size),
+                    "positives": int(truth.sum()),
+                    "enough": enough,
+                    "metrics": {
+                        key: found[key].to_json() for key in ("auroc", "sensitivity", "specificity") if key in found
+                    },
+                }
+            )
+    return groups
+
+
+def age_group(row: Xray) -> str:
+    """The age group that a row falls into; empty where the age is unknown or impossible."""
+    if row.age is None:
+        return ""
+    return next((name for low, high, name in AGE_GROUPS if low <= row.age < high), "")
+
+
+GROUPINGS: Mapping[str, Callable[[Xray], str]] = {
+    "age": age_group,
+    "sex": lambda row: row.sex,
+    "view": lambda row: row.view,
+}
+
+
+def _ordered(names: npt.NDArray[np.str_]) -> list[str]:
+    ages = [name for _, _, name in AGE_GROUPS]
+    return sorted(set(names.tolist()), key=lambda name: (ages.index(name) if name in ages else len(ages), name))
+
+
+def gaps(sets: Sequence[Json], models: Sequence[str]) -> list[Json]:
+    """How much AUROC each model loses from each inside set to each outside set."""
+    found: list[Json] = []
+    for model in models:
+        for inside in (s for s in sets if s["role"] == "inside" and s["both_classes"]):
+            for outside in (s for s in sets if s["role"] == "outside" and s["both_classes"]):
+                ends = [_interval(s["results"][model]["metrics"]["auroc"]) for s in (inside, outside)]
+                found.append(
+                    {
+                        "model": model,
+                        "inside": inside["name"],
+                        "outside": outside["name"],
+                        "auroc_inside": ends[0].to_json(),
+                        "auroc_outside": ends[1].to_json(),
+                        "difference": difference_of_sets(*ends).to_json(),
+                    }
+                )
+    return found
+
+
+def paired_differences(scored: Sequence[ScoredSet], *, baseline: str, options: Options) -> list[Json]:
+    """AUROC of every other model minus that of `baseline`, on the same X-rays, with its paired interval."""
+    found: list[Json] = []
+    for one in scored:
+        if one.positive.all() or not one.positive.any():
+            continue
+        for model in one.probabilities:
+            if model == baseline:
+                continue
+            difference = paired_bootstrap(
+                auroc,
+                one.positive,
+                one.probabilities[model],
+                one.probabilities[baseline],
+                one.patients,
+                resamples=options.resamples,
+                seed=options.seed,
+            )
+            found.append(
+                {"set": one.name, "model": model, "baseline": baseline, "auroc_difference": difference.to_json()}
+            )
+    return found
+
+
+def _interval(told: Mapping[str, float | None]) -> Interval:
+    value, low, high = (
+        float("nan") if told[key] is None else float(told[key] or 0.0) for key in ("value", "low", "high")
+    )
+    return Interval(value, low, high)

@@ -1,0 +1,123 @@
+"""An evaluation as text: numbers with their intervals, the headline, and the Markdown table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Json = Mapping[str, Any]
+
+METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "ece": "ECE",
+    "brier": "Brier",
+}
+NOTHING = "–"
+
+
+def number(value: float | None, *, digits: int = 3, signed: bool = False) -> str:
+    """`value` with `digits` decimals, or a dash."""
+    if value is None:
+        return NOTHING
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def with_interval(interval: Json | None, *, digits: int = 3, signed: bool = False) -> str:
+    """`0.983 (0.970 to 0.992)`; where there is no interval, the value and why."""
+    if not interval or interval["value"] is None:
+        return NOTHING
+    value = number(interval["value"], digits=digits, signed=signed)
+    low, high = interval["low"], interval["high"]
+    if low is None or high is None:
+        return f"{value} (too few patients for an interval)"
+    if low == high:
+        return f"{value} (no spread in this few X-rays)"
+    ends = [number(end, digits=digits, signed=signed) for end in (low, high)]
+    return f"{value} ({ends[0]} to {ends[1]})"
+
+
+def headline(evaluation: Json) -> str:
+    """One sentence: what the default model loses outside, or what is not known."""
+    model = evaluation["models"][0]["name"]
+    found = [gap for gap in evaluation["gaps"] if gap["model"] == model]
+    if found:
+        worst = max(found, key=lambda gap: gap["difference"]["value"])
+        inside, outside = (worst[key]["value"] for key in ("auroc_inside", "auroc_outside"))
+        verb = "falls" if worst["difference"]["value"] > 0 else "goes"
+        return (
+            f"{model}: AUROC {verb} from {number(inside)} inside to {number(outside)} outside "
+            f"({worst['outside']}), a gap of {with_interval(worst['difference'])}."
+        )
+    aurocs = [(s, s["results"][model]["metrics"].get("auroc")) for s in evaluation["sets"]]
+    known = [(s, interval) for s, interval in aurocs if interval]
+    if not known:
+        return f"{model}: no set holds both classes, so there is no AUROC."
+    first, interval = known[0]
+    missing = "outside" if first["role"] == "inside" else "inside"
+    return (
+        f"{model}: AUROC {with_interval(interval)} on '{first['name']}'. "
+        f"Nothing {missing} was scored, so nothing is known about the gap."
+    )
+
+
+def metric_rows(evaluation: Json) -> list[list[str]]:
+    """The one table: model, set, X-rays, then every metric with its interval."""
+    rows = []
+    for model in evaluation["models"]:
+        for one in evaluation["sets"]:
+            found = one["results"][model["name"]]["metrics"]
+            count = f"{one['images']} ({one['positives']} positive)"
+            rows.append([model["name"], one["name"], count, *(with_interval(found.get(name)) for name in METRICS)])
+    return rows
+
+
+def metric_columns(evaluation: Json) -> list[str]:
+    """Headings of `metric_rows`."""
+    at = f" at {evaluation['prevalence']:.0%} prevalence"
+    names = [name + at if name in ("PPV", "NPV") else name for name in METRICS.values()]
+    return ["Model", "Set", "X-rays", *names]
+
+
+def markdown(evaluation: Json) -> str:
+    """Headline, notice, and the tables in Markdown."""
+    parts = [f"**{headline(evaluation)}**", f"*{evaluation['notice']}*"]
+    parts.append(_table(metric_columns(evaluation), metric_rows(evaluation)))
+    if evaluation["gaps"]:
+        rows = [
+            [gap["model"], f"{gap['inside']} → {gap['outside']}", with_interval(gap["difference"])]
+            for gap in evaluation["gaps"]
+        ]
+        parts.append(_table(["Model", "From → to", "AUROC lost"], rows))
+    if evaluation["paired"]:
+        rows = [
+            [
+                f"{pair['model']} minus {pair['baseline']}",
+                pair["set"],
+                with_interval(pair["auroc_difference"], digits=4, signed=True),
+            ]
+            for pair in evaluation["paired"]
+        ]
+        parts.append(_table(["Models", "Set", "Difference in AUROC (paired)"], rows))
+    shortcut_rows = [
+        [one["name"], *(with_interval(interval) for interval in one["shortcuts"].values())]
+        for one in evaluation["sets"]
+        if one["shortcuts"]
+    ]
+    if shortcut_rows:
+        names = next(list(one["shortcuts"]) for one in evaluation["sets"] if one["shortcuts"])
+        heads = [name.replace("_", " ") for name in names]
+        parts.append("AUROC of file attributes alone, without looking at the lungs:")
+        parts.append(_table(["Set", *heads], shortcut_rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
