@@ -1,0 +1,70 @@
+"""The JSON beside an X-ray: `name.ext.cxr.json`, whole or not there, and durable when the call returns."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+SUFFIX = ".cxr.json"
+_TEMPORARY_PREFIX = ".cxr-"
+_MAX_NAME_BYTES = 255
+# What programs call a file that they have not finished.
+_UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
+
+
+def is_taken_name(name: str) -> bool:
+    """Whether a file of that name is ours to take: not hidden, not a result, not by custom a half-written file."""
+    return not name.startswith(".") and not name.lower().endswith((SUFFIX, *_UNFINISHED_SUFFIXES))
+
+
+def is_taken_path(path: Path) -> bool:
+    """The same for a path below the watched folder: hidden folders are not looked into."""
+    return is_taken_name(path.name) and not any(part.startswith(".") for part in path.parts)
+
+
+def json_path(image: Path) -> Path:
+    """Where the JSON of an image lies. A name too long for the suffix is cut and told apart by a hash."""
+    name = os.fsencode(image.name)
+    if len(name) + len(SUFFIX) > _MAX_NAME_BYTES:
+        digest = hashlib.sha256(name).hexdigest()[:16].encode()
+        name = name[: _MAX_NAME_BYTES - len(SUFFIX) - 17] + b"-" + digest
+    return image.parent / (os.fsdecode(name) + SUFFIX)
+
+
+def write_beside(image: Path, record: str) -> None:
+    """Write the JSON of an image: into a temporary file, synced, then renamed. A link in its place is replaced.
+
+    Raises:
+        OSError: the folder is gone, read-only, or its disk is full.
+    """
+    target = json_path(image)
+    # One temporary name for each image: what a kill leaves behind, the next run overwrites.
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:24]
+    temporary = target.with_name(f"{_TEMPORARY_PREFIX}{digest}.tmp")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(record.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folders(images: Iterable[Path]) -> None:
+    """Make the renames of `write_beside` durable: once for each folder, not for each file.
+
+    Raises:
+        OSError: the folder is gone.
+    """
+    for folder in {image.parent for image in images}:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,290 @@
+"""Which files are finished, and in what order they are taken.
+
+A file is finished when the kernel says that its writer closed it or that it was moved in (inotify(7), IN_CLOSE_WRITE,
+IN_MOVED_TO). Where nobody says so (files that were there before, network file systems), it must keep its size and time
+for a while, and decode in full. One that does not decode gets a longer while before it is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from firmware_bridge.beside import is_taken_name, is_taken_path
+from firmware_bridge.watch import FolderWatch
+
+_LOG = logging.getLogger(__name__)
+_MAX_WAITING = 1000
+_MAX_SETTLING = 10_000
+_TICK_S = 0.2
+_LOOK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file to take. `last_chance`: it has kept still for so long that what is wrong with it will stay wrong."""
+
+    path: Path
+    last_chance: bool = False
+    recovered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeOptions:
+    """When a file counts as finished, and how the folder is looked at.
+
+    Attributes:
+        once: look once, and never again.
+        poll_s: look every so many seconds instead of asking the kernel (network file systems); None: ask the kernel.
+        settle_s: how long a file must keep its size and time when nobody said that it is finished.
+        grace_s: the same for a file that cannot be decoded, before it is refused.
+        rescan_s: how often everything is looked at again even though the kernel tells: its queue can overflow.
+    """
+
+    once: bool = False
+    poll_s: float | None = None
+    settle_s: float = 2.0
+    grace_s: float = 10.0
+    rescan_s: float = 300.0
+
+
+@dataclass(slots=True)
+class _Settling:
+    size_bytes: int
+    mtime_ns: int
+    since_s: float
+    need_s: float
+
+
+class Intake:
+    """Finds files in a folder and hands them out, each once at a time. Memory stays flat however many there are.
+
+    Args:
+        folder: watched with its subfolders; links are not followed.
+        known: whether a file (path, size, time in ns) was taken before.
+        options: see `IntakeOptions`.
+        problem: called with a text when the folder cannot be read, with None when it can again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        known: Callable[[Path, os.stat_result], bool],
+        options: IntakeOptions,
+        problem: Callable[[str | None], None],
+    ) -> None:
+        self._folder = folder
+        self._known = known
+        self._options = options
+        self._problem = problem
+        self._changed = threading.Condition()
+        self._waiting: deque[Candidate] = deque()
+        self._present: set[Path] = set()  # handed in, not yet `done`
+        self._again: set[Path] = set()  # changed while present
+        self._settling: dict[Path, _Settling] = {}
+        self._stopped = False
+        self._scanned = False
+        self._rescan = threading.Event()
+
+    def run(self) -> None:
+        """Find files until `stop`; with `once`, until everything that was there has been handed out."""
+        self._scan()
+        watch = None if self._options.once or self._options.poll_s else FolderWatch(self._folder, self._on_event)
+        try:
+            if watch:
+                watch.start()
+                self._scan()  # what came between the first look and the watch
+            self._scanned = True
+            self._loop(watch)
+        finally:
+            if watch:
+                watch.stop()
+
+    def _loop(self, watch: FolderWatch | None) -> None:
+        every_s = self._options.poll_s or self._options.rescan_s
+        last_s = look_s = time.monotonic()
+        while not self._stopped:
+            with self._changed:
+                if not self._rescan.is_set():
+                    self._changed.wait(_TICK_S if self._settling else min(every_s, _LOOK_S))
+            self._check_settling()
+            if self._options.once:
+                continue
+            now_s = time.monotonic()
+            if watch and now_s - look_s >= _LOOK_S:
+                look_s = now_s
+                if watch.renew():  # the folder was removed and made again, or mounted over
+                    self._rescan.set()
+            if self._rescan.is_set() or now_s - last_s >= every_s:
+                last_s = now_s
+                self._rescan.clear()
+                self._scan()
+
+    def stop(self) -> None:
+        """Wake everybody and end."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was there is done."""
+        with self._changed:
+            return self._scanned and not (self._present or self._settling or self._rescan.is_set())
+
+    @property
+    def waiting(self) -> int:
+        """How many files wait or are being worked on."""
+        with self._changed:
+            return len(self._present) + len(self._settling)
+
+    def batch(self, most: int, *, timeout_s: float) -> list[Candidate]:
+        """Up to `most` files, oldest offer first; empty when none came in time."""
+        with self._changed:
+            if not self._waiting and not self._stopped:
+                self._changed.wait(timeout_s)
+            if self._stopped:
+                return []
+            taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+            self._changed.notify_all()
+            return taken
+
+    def done(self, path: Path) -> None:
+        """The file is accounted for. If it changed meanwhile it comes again."""
+        with self._changed:
+            self._present.discard(path)
+            if path in self._again:
+                self._again.discard(path)
+                self._add(Candidate(path))
+            self._changed.notify_all()
+
+    def later(self, path: Path, *, decoded: bool) -> None:
+        """The file is not finished after all: hand it out again when it has kept still for a while.
+
+        Args:
+            path: the file.
+            decoded: False when it could not be decoded (it then gets `grace_s`), True when it changed under our hands.
+        """
+        with self._changed:
+            self.done(path)
+            self._settle(path, need_s=self._options.settle_s if decoded else self._options.grace_s)
+
+    def recover(self, paths: Iterator[Path]) -> None:
+        """Offer files that an earlier run took and did not finish."""
+        for path in paths:
+            self._offer(Candidate(path, recovered=True))
+
+    def _offer(self, candidate: Candidate) -> None:
+        """Add, and wait while there are too many."""
+        with self._changed:
+            while len(self._waiting) >= _MAX_WAITING and not self._stopped:
+                self._changed.wait(1.0)
+            self._add(candidate)
+
+    def _add(self, candidate: Candidate) -> None:
+        if candidate.path not in self._present:
+            self._present.add(candidate.path)
+            self._waiting.append(candidate)
+            self._changed.notify_all()
+
+    def _on_event(self, path: Path | None) -> None:
+        """A finished file from the kernel; None when only another look can tell what happened."""
+        with self._changed:
+            if path is None or len(self._waiting) >= _MAX_WAITING:
+                self._rescan.set()
+                self._changed.notify_all()
+            elif is_taken_path(path.relative_to(self._folder)):
+                self._settling.pop(path, None)
+                if path in self._present:
+                    self._again.add(path)
+                self._add(Candidate(path))
+
+    def _scan(self) -> None:
+        try:
+            for path, status in _files(self._folder):
+                if self._stopped:
+                    return
+                self._look_at(path, status)
+            self._problem(None)
+        except OSError as error:
+            self._problem(f"the watched folder cannot be read: {error.strerror}")
+            _LOG.warning("the watched folder cannot be read: %s", error.strerror)
+
+    def _look_at(self, path: Path, status: os.stat_result) -> None:
+        with self._changed:
+            if path in self._present or path in self._settling:
+                return
+        if self._known(path, status):
+            return
+        # A time in the future tells nothing: such a file is watched like a fresh one.
+        if time.time() - status.st_mtime >= self._options.settle_s:
+            self._offer(Candidate(path))
+            return
+        with self._changed:
+            self._settle(path, need_s=self._options.settle_s, status=status)
+
+    def _settle(self, path: Path, *, need_s: float, status: os.stat_result | None = None) -> None:
+        if len(self._settling) >= _MAX_SETTLING:
+            self._rescan.set()
+            return
+        try:
+            status = status or path.lstat()
+        except OSError:
+            self._add(Candidate(path))  # gone: whoever reads it next will see, and close its row
+            return
+        self._settling[path] = _Settling(status.st_size, status.st_mtime_ns, time.monotonic(), need_s)
+        self._changed.notify_all()
+
+    def _check_settling(self) -> None:
+        now_s = time.monotonic()
+        with self._changed:
+            entries = list(self._settling.items())
+        for path, entry in entries:
+            try:
+                status = path.lstat()
+            except OSError:
+                with self._changed:
+                    self._settling.pop(path, None)
+                    self._add(Candidate(path))
+                continue
+            if (status.st_size, status.st_mtime_ns) != (entry.size_bytes, entry.mtime_ns):
+                entry.size_bytes, entry.mtime_ns, entry.since_s = status.st_size, status.st_mtime_ns, now_s
+            elif now_s - entry.since_s >= entry.need_s:
+                with self._changed:
+                    self._settling.pop(path, None)
+                self._offer(Candidate(path, last_chance=entry.need_s >= self._options.grace_s))
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Regular files of names that are ours, with subfolders, without following links, one at a time.
+
+    Raises:
+        OSError: `folder` itself cannot be read. Subfolders that cannot be read are passed over with a log line.
+    """
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        try:
+            entries = os.scandir(here)
+        except OSError as error:
+            if here == folder:
+                raise
+            _LOG.warning("a subfolder cannot be read: %s", error.strerror)
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        if not entry.name.startswith("."):
+                            folders.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False) and is_taken_name(entry.name):
+                        yield Path(entry.path), entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # renamed or removed since the folder was read

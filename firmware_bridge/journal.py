@@ -1,0 +1,265 @@
+"""The journal: what was taken, what came out, what is still to be reported. SQLite in WAL mode with full sync.
+
+An intake row is durable before the file is scored, a result row before it is reported. After a crash at any point the
+rows say what is left to do:
+
+    intake 'taken'    read the file again, score it
+    intake 'scored'   the result is there; write the JSON beside the file
+    result unsent     publish it
+
+SQLite, "Write-Ahead Logging", section 2: with synchronous=FULL every commit is synced before it returns.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firmware_bridge.errors import ConfigError, ResourceError
+
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE intake (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  path BLOB NOT NULL,          -- absolute, as the kernel has it: names need not be text
+  sha256 TEXT NOT NULL,        -- of the content, or a stand-in where it could not be read
+  size_bytes INTEGER NOT NULL,
+  mtime_ns INTEGER NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('taken', 'scored', 'done', 'superseded')),
+  result_id TEXT,
+  taken_s REAL NOT NULL,
+  UNIQUE (path, sha256)
+);
+CREATE INDEX intake_open ON intake (state, seq) WHERE state IN ('taken', 'scored');
+CREATE TABLE result (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  record TEXT NOT NULL,
+  made_s REAL NOT NULL,
+  sent_s REAL                  -- NULL until the broker acknowledged it
+);
+CREATE INDEX result_unsent ON result (seq) WHERE sent_s IS NULL;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One finished file, read and hashed."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An intake row: `state` is 'taken' when it is (still) to be scored; else it was accounted for before."""
+
+    seq: int
+    path: Path
+    sha256: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an intake row: a new record, or the id of one that is there already (`record` None)."""
+
+    seq: int
+    path: Path
+    result_id: str
+    record: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much is open: rows to score, JSON files to write, results to publish; and all results ever."""
+
+    taken: int
+    unwritten: int
+    unsent: int
+    results: int
+
+
+def _taken(row: tuple[Any, ...]) -> Taken:
+    seq, path, sha256, state = row
+    return Taken(seq, Path(os.fsdecode(path)), sha256, state)
+
+
+class Journal:
+    """The journal in a state folder. Thread-safe. One process at a time: a lock on the folder sees to it.
+
+    Raises:
+        ConfigError: another agent uses the folder, or a newer cxr-edge wrote it.
+        ResourceError: (every method) the disk is full, broken, or the file is damaged.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / "journal.sqlite"
+        self._mutex = threading.RLock()
+        with self._translated():
+            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_file = (state / "agent.lock").open("w")
+        try:
+            self._lock()
+            with self._translated():
+                # Autocommit: transactions are opened by hand, where they begin and end.
+                self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+                self._set_up()
+        except BaseException:
+            self._lock_file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"the state folder {self.path.parent} is in use",
+                expected="one agent for each state folder",
+                came="another agent runs with it",
+                do="stop the other agent, or give this one a folder of its own with --state",
+            ) from error
+
+    def _set_up(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA:
+            self._db.close()
+            raise ConfigError(
+                f"the journal {self.path} is newer than this cxr-edge",
+                expected=f"journal schema {SCHEMA} at most",
+                came=f"schema {version}",
+                do="update cxr-edge, or give another folder with --state",
+            )
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise ResourceError(
+                f"the journal {self.path} cannot be read or written",
+                expected="a state folder that this user can write, with some space, on a local disk",
+                came=str(error),
+                do="free some space or mend the disk; what was journaled before is safe",
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._mutex, self._translated():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                # A full disk can make SQLite roll back by itself.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self._mutex, self._translated():
+            return self._db.execute(query, values).fetchall()
+
+    def knows(self, path: Path, *, size_bytes: int, mtime_ns: int) -> bool:
+        """Whether this very file (as far as its name, size and time tell) was taken before."""
+        query = "SELECT 1 FROM intake WHERE path=? AND size_bytes=? AND mtime_ns=? AND state!='superseded' LIMIT 1"
+        return bool(self._rows(query, (os.fsencode(path), size_bytes, mtime_ns)))
+
+    def take(self, arrivals: Iterable[Arrival]) -> list[Taken]:
+        """Make intakes durable, all in one commit. The same content under the same path is the same row as before.
+
+        An older content of the path that was not scored yet is superseded: the file was still being written.
+        """
+        upsert = """
+            INSERT INTO intake (path, sha256, size_bytes, mtime_ns, state, taken_s) VALUES (?, ?, ?, ?, 'taken', ?)
+            ON CONFLICT (path, sha256) DO UPDATE SET size_bytes=excluded.size_bytes, mtime_ns=excluded.mtime_ns,
+              state=CASE state WHEN 'superseded' THEN 'taken' ELSE state END
+            RETURNING seq, path, sha256, state"""
+        taken = []
+        with self._transaction() as db:
+            for arrival in arrivals:
+                path = os.fsencode(arrival.path)
+                values = (path, arrival.sha256, arrival.size_bytes, arrival.mtime_ns, time.time())
+                row = _taken(db.execute(upsert, values).fetchone())
+                older = "UPDATE intake SET state='superseded' WHERE path=? AND seq!=? AND state='taken'"
+                db.execute(older, (path, row.seq))
+                taken.append(row)
+        return taken
+
+    def supersede(self, path: Path) -> None:
+        """The file went away before it ever was a whole image: a temporary file, renamed since."""
+        with self._transaction() as db:
+            db.execute("UPDATE intake SET state='superseded' WHERE path=? AND state='taken'", (os.fsencode(path),))
+
+    def settle(self, outcomes: Sequence[Outcome], *, written: Sequence[int] = ()) -> list[str]:
+        """Make outcomes durable, all in one commit, and note the rows whose JSON is `written`.
+
+        Returns:
+            The record of each outcome: where its id was there already, the first one, so that an id has one record.
+        """
+        records = []
+        insert = "INSERT INTO result (id, record, made_s) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
+        with self._transaction() as db:
+            db.executemany("UPDATE intake SET state='done' WHERE seq=?", [(seq,) for seq in written])
+            for outcome in outcomes:
+                if outcome.record is not None:
+                    db.execute(insert, (outcome.result_id, outcome.record, time.time()))
+                row = db.execute("SELECT record FROM result WHERE id=?", (outcome.result_id,)).fetchone()
+                records.append(str(row[0]))
+                update = "UPDATE intake SET state='scored', result_id=? WHERE seq=?"
+                db.execute(update, (outcome.result_id, outcome.seq))
+        return records
+
+    def has_result(self, id: str) -> bool:
+        """Whether there is a record under that id."""
+        return bool(self._rows("SELECT 1 FROM result WHERE id=?", (id,)))
+
+    def open_intakes(self, *, after: int = 0, limit: int = 100) -> list[Taken]:
+        """Rows that a former run took and did not score, oldest first."""
+        query = "SELECT seq, path, sha256, state FROM intake WHERE state='taken' AND seq>? ORDER BY seq LIMIT ?"
+        return [_taken(row) for row in self._rows(query, (after, limit))]
+
+    def unwritten(self, *, after: int = 0, limit: int = 100) -> list[tuple[int, Path, str]]:
+        """(seq, path, record) of rows whose JSON is not known to lie beside the file, oldest first."""
+        query = """SELECT intake.seq, path, record FROM intake JOIN result ON result.id = result_id
+                   WHERE state='scored' AND intake.seq>? ORDER BY intake.seq LIMIT ?"""
+        return [(seq, Path(os.fsdecode(path)), record) for seq, path, record in self._rows(query, (after, limit))]
+
+    def unsent(self, *, limit: int = 100) -> list[tuple[int, str]]:
+        """(seq, record) of results that no broker acknowledged, oldest first."""
+        query = "SELECT seq, record FROM result WHERE sent_s IS NULL ORDER BY seq LIMIT ?"
+        return [(seq, record) for seq, record in self._rows(query, (limit,))]
+
+    def mark_sent(self, seqs: Iterable[int]) -> None:
+        """The broker acknowledged these."""
+        now_s = time.time()
+        with self._transaction() as db:
+            db.executemany("UPDATE result SET sent_s=? WHERE seq=?", [(now_s, seq) for seq in seqs])
+
+    def counts(self) -> Counts:
+        """How much is open."""
+        query = """SELECT (SELECT count(*) FROM intake WHERE state='taken'),
+                          (SELECT count(*) FROM intake WHERE state='scored'),
+                          (SELECT count(*) FROM result WHERE sent_s IS NULL),
+                          (SELECT count(*) FROM result)"""
+        return Counts(*self._rows(query)[0])
+
+    def close(self) -> None:
+        """Close the file and give the folder free."""
+        with self._mutex:
+            self._db.close()
+            self._lock_file.close()

@@ -1,0 +1,248 @@
+"""From a finished file to a durable result with its JSON: three threads, so that decoding, inference and disk overlap.
+
+    reader     reads, journals the intake, decodes                   (OpenCV releases the GIL)
+    inferrer   preprocesses, runs the model                          (so does the interpreter)
+    recorder   journals results, writes the JSON files               (`recorder.py`)
+
+The queues between them are short: what is in them is read again after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firmware_bridge.decode import DEFAULT_LIMITS, Decoded, decode
+from firmware_bridge.errors import CxrEdgeError, ImageError, UnreadableImage
+from firmware_bridge.intake import Candidate, Intake
+from firmware_bridge.journal import Journal, Outcome, Taken
+from firmware_bridge.reading import Contents, NoFile, NotFinished, read_file
+from firmware_bridge.recorder import Recorder, Stopped
+from firmware_bridge.result import BundleRef, ImageFacts, ModelRef, Refusal, Result, dump, image_id, result_id
+
+if TYPE_CHECKING:
+    from firmware_bridge.score import Score, Scorer
+
+_LOG = logging.getLogger(__name__)
+_BATCH_FILES = 8
+_BATCH_BYTES = 16 * 2**20
+_QUEUED_IMAGES = 2  # decoded images can be large
+_IDLE_S = 0.5
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this run did."""
+
+    scored: int = 0
+    refused: int = 0
+    known: int = 0
+    by_decision: dict[str, int] = field(default_factory=lambda: {"positive": 0, "negative": 0})
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What every record of this run says about bundle, model and device."""
+
+    bundle: BundleRef
+    model: ModelRef
+    positive: str
+    threshold: float
+    device_key: bytes
+    send_names: bool = False
+
+
+class Pipeline:
+    """The reader and the inference thread, in front of a recorder.
+
+    Args:
+        scorer: of the bundle that `labels` names.
+        labels: see there.
+        journal: open.
+        intake: where files come from.
+        recorder: where outcomes go.
+        grace_s: a younger file that cannot be decoded may be half-written still.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        labels: Labels,
+        *,
+        journal: Journal,
+        intake: Intake,
+        recorder: Recorder,
+        grace_s: float,
+    ) -> None:
+        self._scorer = scorer
+        self._labels = labels
+        self._journal = journal
+        self._intake = intake
+        self._recorder = recorder
+        self._grace_s = grace_s
+        self._images: queue.Queue[tuple[Taken, Decoded, float] | None] = queue.Queue(_QUEUED_IMAGES)
+        self.tally = Tally()
+
+    # --- reader
+
+    def read(self) -> None:
+        """Body of the reader thread."""
+        try:
+            while not self._recorder.stopping.is_set():
+                self._read_batch(self._intake.batch(_BATCH_FILES, timeout_s=_IDLE_S))
+        except Stopped:
+            return
+        finally:
+            self._recorder.put_into(self._images, None)
+
+    def _read_batch(self, candidates: list[Candidate]) -> None:
+        files: list[tuple[Candidate, Contents]] = []
+        for candidate in candidates:
+            contents = self._open(candidate)
+            if contents is not None:
+                files.append((candidate, contents))
+            if sum(len(contents.data) for _, contents in files) > _BATCH_BYTES:
+                self._take(files)
+                files = []
+        self._take(files)
+
+    def _open(self, candidate: Candidate) -> Contents | None:
+        try:
+            return read_file(candidate.path, max_bytes=DEFAULT_LIMITS.max_bytes)
+        except NotFinished:
+            self._intake.later(candidate.path, decoded=True)
+        except NoFile:
+            if candidate.recovered:
+                self._vanished(candidate.path)
+            else:
+                self._recorder.insist(lambda: self._journal.supersede(candidate.path))
+                self._intake.done(candidate.path)
+        return None
+
+    def _take(self, files: list[tuple[Candidate, Contents]]) -> None:
+        if not files:
+            return
+        arrivals = [contents.arrival for _, contents in files]
+        rows = self._recorder.insist(lambda: self._journal.take(arrivals))
+        for (candidate, contents), row in zip(files, rows, strict=True):
+            if self._recorder.stopping.is_set():
+                return  # the rows are there; the next run reads them again
+            self._decode(candidate, contents, row)
+
+    def _decode(self, candidate: Candidate, contents: Contents, row: Taken) -> None:
+        if row.state != "taken":
+            self.tally.known += 1
+            self._intake.done(candidate.path)
+            return
+        id = result_id(row.sha256, self._labels.bundle.id)
+        if self._recorder.insist(lambda: self._journal.has_result(id)):
+            self.tally.known += 1
+            self._recorder.put(Outcome(row.seq, row.path, id, None))
+            return
+        try:
+            if contents.error:
+                raise contents.error
+            start_s = time.perf_counter()
+            decoded = decode(contents.data, min_side_px=self._scorer.preprocessing.decode_min_side_px)
+            decode_ms = (time.perf_counter() - start_s) * 1e3
+        except ImageError as error:
+            self._refuse_or_wait(candidate, contents, row, error)
+        except (
+            Exception
+        ) as error:  # a decoder's bug must not end a service; the file is refused and the trace is logged
+            _LOG.exception("image %s: the decoder failed in an unknown way", self._short(row))
+            self._refuse(row, _unknown_failure(error))
+        else:
+            self._recorder.put_into(self._images, (row, decoded, decode_ms))
+
+    def _refuse_or_wait(self, candidate: Candidate, contents: Contents, row: Taken, error: ImageError) -> None:
+        age_s = time.time() - contents.arrival.mtime_ns / 1e9
+        # A file that cannot be read may be half-written still. What is too large or of a wrong kind stays so.
+        if isinstance(error, UnreadableImage) and not candidate.last_chance and abs(age_s) < self._grace_s:
+            self._intake.later(candidate.path, decoded=False)
+            return
+        self._refuse(row, error)
+
+    def _refuse(self, row: Taken, error: CxrEdgeError) -> None:
+        refusal = Refusal.from_error(
+            error,
+            id=result_id(row.sha256, self._labels.bundle.id),
+            image=ImageFacts(image_id(row.sha256, self._labels.device_key), name=self._name(row.path)),
+            bundle=self._labels.bundle,
+        )
+        self.tally.refused += 1
+        _LOG.warning("image %s refused: %s (%s)", self._short(row), error.what, error.came)
+        self._recorder.put(Outcome(row.seq, row.path, refusal.id, dump(refusal.to_json())))
+
+    def _vanished(self, path: Path) -> None:
+        """A file that an earlier run took is gone: its row is closed with a refusal, so that somebody hears of it."""
+        gone = UnreadableImage(
+            "the file went away before it was scored",
+            expected="the file that was taken before the agent was interrupted",
+            came="no such file",
+            do="copy it again",
+        )
+        rows = [row for row in self._journal.open_intakes(limit=-1) if row.path == path]
+        for row in rows:
+            # An id of its own: the picture itself may come again and must then be scored.
+            self._refuse(Taken(row.seq, row.path, f"gone:{row.sha256}:{row.seq}", row.state), gone)
+        if not rows:
+            self._intake.done(path)
+
+    # --- inferrer
+
+    def infer(self) -> None:
+        """Body of the inference thread."""
+        try:
+            while (item := self._images.get()) is not None:
+                row, decoded, decode_ms = item
+                score = self._scorer.score_decoded(decoded, decode_ms=decode_ms)
+                self.tally.scored += 1
+                self.tally.by_decision["positive" if score.decision else "negative"] += 1
+                self._recorder.put(self._outcome(row, score))
+        finally:
+            self._recorder.put(None)
+
+    def _outcome(self, row: Taken, score: Score) -> Outcome:
+        decoded = score.decoded
+        facts = ImageFacts(
+            image_id(row.sha256, self._labels.device_key),
+            decoded.width_px,
+            decoded.height_px,
+            decoded.format,
+            self._name(row.path),
+        )
+        result = Result(
+            id=result_id(row.sha256, self._labels.bundle.id),
+            image=facts,
+            bundle=self._labels.bundle,
+            model=self._labels.model,
+            label_positive=self._labels.positive,
+            probability=score.probability,
+            logit=score.logit,
+            threshold=self._labels.threshold,
+            positive=score.decision,
+            timings_ms=score.timings_ms,
+        )
+        _LOG.info("image %s: %s, %.3f", facts.id[:12], result.decision, result.probability)
+        return Outcome(row.seq, row.path, result.id, dump(result.to_json()))
+
+    def _name(self, path: Path) -> str:
+        # A name that is not text is shown with its odd bytes escaped: JSON is UTF-8.
+        return path.name.encode("utf-8", "backslashreplace").decode() if self._labels.send_names else ""
+
+    def _short(self, row: Taken) -> str:
+        return self._name(row.path) or image_id(row.sha256, self._labels.device_key)[:12]
+
+
+def _unknown_failure(error: Exception) -> CxrEdgeError:
+    return UnreadableImage(
+        "the image cannot be decoded",
+        expected="an image that its decoder reads",
+        came=f"the decoder failed ({type(error).__name__})",
+        do="export it again, as PNG or uncompressed DICOM; the agent's log has the details",
+    )

@@ -1,0 +1,91 @@
+"""Reading one file once: what is hashed is what is scored, and a file that changes under the reader is not finished."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from firmware_bridge.errors import ImageError, ImageOutOfBounds, UnreadableImage
+from firmware_bridge.journal import Arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A file as it was read: its bytes, or the error that stands for them. `arrival` is what the journal takes."""
+
+    arrival: Arrival
+    data: bytes = b""
+    error: ImageError | None = None
+
+
+class NotFinished(Exception):
+    """The file changed while it was read."""
+
+
+class NoFile(Exception):
+    """There is no regular file of that name (any more)."""
+
+
+def read_file(path: Path, *, max_bytes: int) -> Contents:
+    """Read and hash a file; never a link, a pipe or a device, and never more than `max_bytes`.
+
+    Raises:
+        NoFile: see there.
+        NotFinished: see there.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            raise NoFile from error
+        return _unreadable(path, error)
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        before = os.fstat(handle)
+        if not stat.S_ISREG(before.st_mode):
+            raise NoFile
+        if before.st_size > max_bytes:
+            return _too_large(path, before, max_bytes)
+        try:
+            data = file.read(before.st_size + 1) or b""
+        except OSError as error:
+            return _unreadable(path, error)
+        after = os.fstat(handle)
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or len(data) != before.st_size:
+        raise NotFinished
+    digest = hashlib.sha256(data).hexdigest()
+    return Contents(Arrival(path, digest, before.st_size, before.st_mtime_ns), data)
+
+
+def _unreadable(path: Path, error: OSError) -> Contents:
+    try:
+        status = path.lstat()
+    except OSError:
+        raise NoFile from error
+    refusal = UnreadableImage(
+        "the file cannot be read",
+        expected="a file that the agent may read",
+        came=error.strerror or str(error),
+        do="mend its permissions or the disk, then copy it again",
+    )
+    return Contents(_stand_in(path, status), error=refusal)
+
+
+def _too_large(path: Path, status: os.stat_result, max_bytes: int) -> Contents:
+    refusal = ImageOutOfBounds(
+        "the file is too large",
+        expected=f"at most {max_bytes} bytes",
+        came=f"{status.st_size} bytes",
+        do="export a single X-ray, compressed",
+    )
+    return Contents(_stand_in(path, status), error=refusal)
+
+
+def _stand_in(path: Path, status: os.stat_result) -> Arrival:
+    """An arrival whose content is not known: name, size and time stand for it."""
+    text = b"not read:%s:%d:%d" % (os.fsencode(path), status.st_size, status.st_mtime_ns)
+    return Arrival(path, hashlib.sha256(text).hexdigest(), status.st_size, status.st_mtime_ns)

@@ -1,0 +1,171 @@
+"""The last stage: results become durable, many in one commit, then their JSON lies beside the X-rays."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from firmware_bridge.beside import sync_folders, write_beside
+from firmware_bridge.errors import ResourceError
+from firmware_bridge.health import Health
+from firmware_bridge.journal import Journal, Outcome
+
+_QUEUED_OUTCOMES = 64
+_RETRY_S = 2.0
+_IDLE_S = 0.5
+
+Value = TypeVar("Value")
+Item = TypeVar("Item")
+
+
+class Stopped(Exception):
+    """Asked to stop while waiting for a disk or for another thread."""
+
+
+class Recorder:
+    """Journals outcomes and writes their JSON files, in a thread of its own.
+
+    Args:
+        journal: open.
+        health: told about a disk that is full.
+        on_results: called after results became durable.
+        on_done: called with each path that is accounted for.
+        patient: wait for a full disk to mend (a service), instead of raising (a single run).
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        health: Health,
+        *,
+        on_results: Callable[[], None],
+        on_done: Callable[[Path], None],
+        patient: bool,
+    ) -> None:
+        self._journal = journal
+        self._health = health
+        self._on_results = on_results
+        self._on_done = on_done
+        self._patient = patient
+        self._outcomes: queue.Queue[Outcome | None] = queue.Queue(_QUEUED_OUTCOMES)
+        self.stopping = threading.Event()
+        self.broken = threading.Event()
+
+    def put(self, outcome: Outcome | None) -> None:
+        """Hand over an outcome; None ends the thread once everything before it is recorded."""
+        self.put_into(self._outcomes, outcome)
+
+    def put_into(self, target: queue.Queue[Item], item: Item) -> None:
+        """Put, and wait while the queue is full.
+
+        Raises:
+            Stopped: a thread behind the queue broke, so that it will never empty.
+        """
+        while True:
+            try:
+                target.put(item, timeout=_IDLE_S)
+                return
+            except queue.Full:
+                if self.broken.is_set():
+                    raise Stopped from None
+
+    def run(self) -> None:
+        """Body of the thread."""
+        written: list[int] = []
+        try:
+            self.insist(self._write_missing)
+            retry_s = time.monotonic()
+            ended = False
+            while not ended:
+                outcomes, ended = _drain(self._outcomes, timeout_s=_IDLE_S)
+                if outcomes or written:
+                    written = self._settle(outcomes, written)
+                if self._health.has("json") and time.monotonic() - retry_s > 5 * _RETRY_S:
+                    self.insist(self._write_missing)
+                    retry_s = time.monotonic()
+            noted = written
+            self.insist(lambda: self._journal.settle([], written=noted))
+        except Stopped:
+            self.broken.set()
+        except BaseException:
+            self.broken.set()
+            raise
+
+    def insist(self, action: Callable[[], Value]) -> Value:
+        """Do it, and when the disk is full, do it again until it works: nothing goes on without the journal.
+
+        Raises:
+            ResourceError: the disk is full, and we are not patient.
+            Stopped: asked to stop meanwhile.
+        """
+        while True:
+            try:
+                value = action()
+            except ResourceError as error:
+                self._health.report("journal", f"{error.what}: {error.came}")
+                if not self._patient:
+                    raise
+                if self.stopping.wait(_RETRY_S):
+                    raise Stopped from error
+            else:
+                self._health.report("journal", None)
+                return value
+
+    def _settle(self, outcomes: list[Outcome], written: list[int]) -> list[int]:
+        """Results durable, then their JSON files, then the news; the next commit notes the files as written."""
+        records = self.insist(lambda: self._journal.settle(outcomes, written=written))
+        rows = [(outcome.seq, outcome.path, record) for outcome, record in zip(outcomes, records, strict=True)]
+        done = self._write(rows)
+        if outcomes:
+            self._on_results()
+        for outcome in outcomes:
+            self._on_done(outcome.path)
+        return done
+
+    def _write(self, rows: list[tuple[int, Path, str]]) -> list[int]:
+        done: list[tuple[int, Path]] = []
+        for seq, path, record in rows:
+            try:
+                write_beside(path, record)
+                done.append((seq, path))
+            except OSError as error:
+                self._health.report("json", f"JSON beside the X-rays cannot be written: {error.strerror}")
+        try:
+            sync_folders(path for _, path in done)
+        except OSError as error:
+            self._health.report("json", f"JSON beside the X-rays cannot be synced: {error.strerror}")
+            return []
+        return [seq for seq, _ in done]
+
+    def _write_missing(self) -> None:
+        """Write the JSON files that a crash or a full disk left out."""
+        after, failed = 0, False
+        while rows := self._journal.unwritten(after=after):
+            after = rows[-1][0]
+            # An X-ray that was moved away since has no place for its JSON any more.
+            gone = {seq for seq, path, _ in rows if path.parent.is_dir() and not path.exists()}
+            here = [row for row in rows if row[0] not in gone]
+            done = self._write(here)
+            failed = failed or len(done) < len(here)
+            self._journal.settle([], written=[*done, *gone])
+            if self.stopping.is_set():
+                return
+        if not failed:
+            self._health.report("json", None)
+
+
+def _drain(source: queue.Queue[Item | None], *, timeout_s: float) -> tuple[list[Item], bool]:
+    """All that is there, waiting for the first; and whether the end (None) came."""
+    items: list[Item] = []
+    try:
+        item = source.get(timeout=timeout_s)
+        while item is not None:
+            items.append(item)
+            item = source.get_nowait()
+    except queue.Empty:
+        return items, False
+    return items, True

@@ -1,0 +1,105 @@
+"""The kernel's word about a folder: watchdog's inotify observer, reduced to "this file is finished"."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firmware_bridge.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from watchdog.events import FileSystemEvent
+    from watchdog.observers.api import BaseObserver
+
+
+class FolderWatch:
+    """Calls `tell` with each file that was closed after writing or moved in; with None where only a new look can tell.
+
+    Args:
+        folder: watched with its subfolders.
+        tell: called in a thread of the observer; must not raise and must not block.
+    """
+
+    def __init__(self, folder: Path, tell: Callable[[Path | None], None]) -> None:
+        self._folder = folder
+        self._tell = tell
+        self._observer: BaseObserver | None = None
+        self._inode: tuple[int, int] | None = None
+
+    def start(self) -> None:
+        """Start watching; a folder that is away is watched once `renew` finds it.
+
+        Raises:
+            ConfigError: this system has no inotify.
+            ResourceError: too many watches.
+        """
+        try:
+            from watchdog.events import FileSystemEventHandler
+            from watchdog.observers.inotify import InotifyObserver
+        except ImportError as error:
+            raise ConfigError(
+                "the kernel cannot be asked about files here",
+                expected="Linux with inotify",
+                came=str(error),
+                do="use --poll",
+            ) from error
+
+        tell = self._on_event
+
+        class Handler(FileSystemEventHandler):
+            def on_any_event(self, event: FileSystemEvent) -> None:
+                tell(event)
+
+        try:
+            self._inode = self._look()
+            # Full events: without them a file moved in looks like one just created, which may be empty still.
+            observer = InotifyObserver(generate_full_events=True)
+            observer.schedule(Handler(), str(self._folder), recursive=True)
+            observer.start()
+            self._observer = observer
+        except FileNotFoundError:
+            self._inode = None
+        except OSError as error:
+            raise ResourceError(
+                "the folder cannot be watched",
+                expected="a free inotify watch for each subfolder",
+                came=error.strerror or str(error),
+                do="raise the sysctl fs.inotify.max_user_watches, or use --poll",
+            ) from error
+
+    def stop(self) -> None:
+        """Stop watching."""
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join(5.0)
+            self._observer = None
+
+    def renew(self) -> bool:
+        """Watch again if the folder is not the one that was watched (removed, mounted); True if that was so."""
+        try:
+            inode = self._look()
+        except OSError:
+            inode = None
+        if inode == self._inode:
+            return False
+        self.stop()
+        self._inode = None
+        if inode is not None:
+            self.start()
+        return True
+
+    def _look(self) -> tuple[int, int]:
+        status = self._folder.stat()
+        return status.st_dev, status.st_ino
+
+    def _on_event(self, event: FileSystemEvent) -> None:
+        if event.is_directory:
+            # Files may have come into a new folder before it was watched.
+            if event.event_type in ("created", "moved"):
+                self._tell(None)
+        elif event.event_type == "closed":
+            self._tell(Path(os.fsdecode(event.src_path)))
+        elif event.event_type == "moved" and event.dest_path:
+            self._tell(Path(os.fsdecode(event.dest_path)))
