@@ -54,6 +54,9 @@ _REDUCED = (
     (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
     (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
 )
+_FILLED = 128  # what libjpeg draws where data is missing
+# Entropy-coded data that no picture ends with; each restart marker too, for files that would wait for one.
+_PROBE = b"".join(restart + bytes(range(1, 255)) for restart in (b"", *(bytes((0xFF, 0xD0 + n)) for n in range(8))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,19 +238,24 @@ def decode_jpeg_pixels(data: bytes, header: Header, *, min_side_px: int | None) 
     Raises:
         UnreadableImage: the entropy-coded data is damaged or ends early.
     """
-    flags, factor = cv2.IMREAD_GRAYSCALE, 1
+    flags = cv2.IMREAD_GRAYSCALE
     if min_side_px is not None:
         shorter_px = min(header.width_px, header.height_px)
-        for candidate, flag in _REDUCED:
-            if shorter_px // candidate >= min_side_px:
-                flags, factor = flag, candidate
-                break
-    pixels = _imdecode(data, flags)
-    # Where the entropy-coded data ends early but an end marker follows, libjpeg fills up with exactly 128.
-    tail = pixels[-max(1, 8 // factor) :]
-    if tail.min() == 128 == tail.max():
-        raise damaged("a JPEG whose lower part is missing (filled with grey)")
-    return pixels.astype(np.uint8, copy=False)
+        flags = next((flag for factor, flag in _REDUCED if shorter_px // factor >= min_side_px), flags)
+    pixels = _imdecode(data, flags).astype(np.uint8, copy=False)
+    if pixels[-1, -1] == _FILLED and _ends_early(data, pixels, flags):
+        raise damaged("a JPEG whose lower part is missing (its data ends before its picture)")
+    return pixels
+
+
+def _ends_early(data: bytes, pixels: NDArray[np.uint8], flags: int) -> bool:
+    """Whether the entropy-coded data of a JPEG stops before its picture does, although an end marker follows.
+
+    libjpeg then fills up with grey and only warns on standard error. Bytes put in before the end marker tell: a
+    complete picture ignores them, an incomplete one is drawn from them.
+    """
+    end = data.rfind(b"\xff\xd9")
+    return not np.array_equal(_imdecode(data[:end] + _PROBE + data[end:], flags), pixels)
 
 
 def _decode_png(data: bytes, *, limits: Limits) -> Decoded:

@@ -151,8 +151,10 @@ def _plugin_array(dataset: Any, syntax: Any) -> NDArray[Any]:
         raise unsupported(f"a DICOM file compressed as {syntax.name[:60]}", do=_EXPORT) from error
     if not decoder.is_available:
         raise unsupported(f"a DICOM file compressed as {syntax.name[:60]}; its decoder is not installed", do=_INSTALL)
-    # Half of GDCM's time for JPEG-LS; None leaves the order to pydicom.
-    plugin = "pyjpegls" if "pyjpegls" in decoder.available_plugins else ""
+    # One decoder, not all in turn: what the best one cannot read, the others were never seen to read, and each try
+    # costs up to a second. For JPEG-LS, pyjpegls takes half of GDCM's time. Empty leaves the choice to pydicom.
+    available = decoder.available_plugins
+    plugin = next((name for name in ("pyjpegls", "gdcm") if name in available), "")
     array: NDArray[Any] = pixel_array(dataset, decoding_plugin=plugin)
     if array.ndim != 2 or array.dtype.itemsize > 2:
         raise damaged(f"pixels of shape {array.shape} and type {array.dtype}")

@@ -156,7 +156,7 @@ def _check_identifier(model: Path | bytes) -> None:
         raise ModelError(
             "the model cannot be opened",
             expected="a TFLite file that this user may read",
-            came=f"{model}: {error.strerror}",
+            came=f"{model!s}: {error.strerror}",
             do="check the path and the permissions",
         ) from error
     if head[4:8] != _TFLITE_IDENTIFIER:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -62,18 +61,10 @@ def _scaled(pixels: Grey, *, width_px: int, height_px: int) -> Grey:
     return np.asarray(cv2.resize(pixels, (width_px, height_px), interpolation=how), np.uint8)
 
 
-@lru_cache(maxsize=8)
-def _clahe_state(clip_limit: float, tiles: int, _thread: int) -> Any:
-    return cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles))
-
-
 def _clahe(pixels: Grey, _resources: Mapping[str, Any], *, clip_limit: float, tiles: int) -> Grey:
     """Contrast-limited adaptive histogram equalization (Zuiderveld 1994), as OpenCV does it."""
-    import threading
-
-    # A CLAHE object keeps its work buffers inside, so threads must not share one.
-    state = _clahe_state(clip_limit, tiles, threading.get_ident())
-    return np.asarray(state.apply(pixels), np.uint8)
+    # A new object each time costs nothing beside its work, and one holds buffers that threads must not share.
+    return np.asarray(cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles)).apply(pixels), np.uint8)
 
 
 _SIZE = {"size_px": (1, _MAX_SIZE_PX)}
