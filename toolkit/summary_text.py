@@ -37,7 +37,7 @@ def with_interval(interval: Json | None, *, digits: int = 3, signed: bool = Fals
     if low is None or high is None:
         return f"{value} (too few patients for an interval)"
     if low == high:
-        return f"{value} (no spread in this few X-rays)"
+        return f"{value} (every resample alike)"
     ends = [number(end, digits=digits, signed=signed) for end in (low, high)]
     return f"{value} ({ends[0]} to {ends[1]})"
 
