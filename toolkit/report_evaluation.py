@@ -36,7 +36,8 @@ def interval_cell(interval: Json | None, *, digits: int = 3, signed: bool = Fals
         return Cell(number(None))
     text = with_interval(interval, digits=digits, signed=signed)
     value, _, rest = text.partition(" (")
-    return Cell(value, rest.rstrip(")"))
+    # Columns are narrow: a dash for "to", but not where a sign would meet it.
+    return Cell(value, rest.rstrip(")") if signed else rest.rstrip(")").replace(" to ", "–"))
 
 
 def _gap_blocks(evaluation: Json) -> list[Block]:
