@@ -131,6 +131,9 @@ def audit_command(index_file: Path, out: Path, allow_leaks: bool) -> None:
         click.echo(f"{key.replace('_', ' '):22}{counts[key]}")
     for shortcut in sorted(report.shortcuts, key=lambda s: -s.auroc):
         click.echo(f"AUROC of {shortcut.attribute.replace('_', ' '):13}{shortcut.auroc:.3f}")
+    for overlap in report.overlaps:
+        shared = f"{len(overlap.patients)} shared patients"
+        click.echo(f"{' and '.join(overlap.splits)}, by {overlap.grouping}: {shared} {overlap.in_words()}".rstrip())
     for note in report.notes:
         click.echo(note)
     click.echo(f"{click.format_filename(page)}\n{click.format_filename(data)}\n{NOTICE}")

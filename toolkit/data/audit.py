@@ -117,7 +117,7 @@ class AuditReport:
     def leak_reasons(self) -> list[str]:
         """Each kind of leak in one line; empty without a leak."""
         reasons = [
-            f"{len(overlap.patients)} patients are in both {overlap.splits[0]} and {overlap.splits[1]}"
+            f"{len(overlap.patients)} patients are in both {' and '.join(overlap.splits)} ({overlap.in_words()})"
             for overlap in self.overlaps
             if overlap.decides and overlap.patients
         ]

@@ -90,16 +90,10 @@ def _counts(report: AuditReport) -> str:
 def _overlaps(overlaps: Sequence[PatientOverlap]) -> str:
     if not overlaps:
         return ""
-    rows = []
-    for overlap in overlaps:
-        of = [
-            f"{split}: {hit} of {n} {label}"
-            for split, labels in overlap.images.items()
-            for label, (hit, n) in labels.items()
-            if hit
-        ]
-        counts = "yes" if overlap.decides else "no"
-        rows.append((overlap.grouping, " and ".join(overlap.splits), len(overlap.patients), "; ".join(of), counts))
+    rows = [
+        (o.grouping, " and ".join(o.splits), len(o.patients), o.in_words(), "yes" if o.decides else "no")
+        for o in overlaps
+    ]
     notes = dict.fromkeys(overlap.note for overlap in overlaps if overlap.note)
     head = ("patients told apart by", "splits", "shared patients", "X-rays of shared patients", "counts as leak")
     return (

@@ -48,6 +48,15 @@ class PatientOverlap:
     patients: tuple[str, ...]
     images: dict[str, dict[str, tuple[int, int]]]
 
+    def in_words(self) -> str:
+        """The X-rays of shared patients, as "train: 457 of 3875 pneumonia; test: 320 of 390 pneumonia"."""
+        return "; ".join(
+            f"{split}: {hit} of {n} {label}"
+            for split, labels in self.images.items()
+            for label, (hit, n) in labels.items()
+            if hit
+        )
+
 
 def patient_overlaps(index: Index) -> tuple[PatientOverlap, ...]:
     """What each pair of splits shares, also where that is nothing, under the index's ids and those of the names."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from firmware_bridge.errors import ConfigError, IndexFormatError
 from toolkit.data.dicom_header import fill_from_dicom
 from toolkit.data.index import Index, Xray, absolute
+from toolkit.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +82,13 @@ def read_class_folders(
     root = absolute(root)
     name = root.name if source is None else source
     rows = [_row(path, root, name, pattern) for path in _images(root)]
+    if any(row.split for row in rows):
+        # Beside train/ and test/ a folder is not a class but something else that lies there.
+        rows = [row if row.split else replace(row, label="") for row in rows]
     if stray := [row.path for row in rows if not row.label]:
         log.warning("%d images lie in no class folder and are left out, for example %s", len(stray), stray[0])
-    rows = [fill_from_dicom(row, set_patient=pattern is None) for row in rows if row.label]
+    classed = [row for row in rows if row.label]
+    rows = [fill_from_dicom(row, set_patient=pattern is None) for row in progress(classed, "reading headers")]
     if not rows:
         raise IndexFormatError(
             f"{root} holds no X-ray in a class folder",

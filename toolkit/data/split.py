@@ -58,7 +58,7 @@ def patient_split(
         splits = {}
     wanted = {"test": test, "validation": validation}
     for label, stratum in _strata(families).items():
-        random.Random(f"{seed} {label}").shuffle(stratum)  # noqa: S311 - a split is no secret
+        random.Random(f"{seed} {label}").shuffle(stratum)
         splits.update(_dealt(stratum, wanted))
     divided = with_splits(index, splits)
     _require_labels(

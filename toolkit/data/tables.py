@@ -13,6 +13,7 @@ from firmware_bridge.errors import IndexFormatError
 from toolkit.data.dicom_header import fill_from_dicom, parse_age
 from toolkit.data.index import Index, Xray, absolute, read_csv
 from toolkit.data.readers import SPLIT_OF_FOLDER, SUFFIXES, patient_from_name, require_two_classes
+from toolkit.progress import progress
 
 log = logging.getLogger(__name__)
 NIH_NORMAL = "No Finding"
@@ -181,7 +182,8 @@ def read_rsna(path: Path, *, images: Path | None = None, mapping: Path | None = 
             absent.add(image)
     if unknown:
         raise _unknown_labels(path, unknown, {**RSNA_LABELS, RSNA_NEITHER: ""})
-    return _found([fill_from_dicom(row, set_patient=False) for row in rows.values()], len(absent), path, images)
+    filled = [fill_from_dicom(row, set_patient=False) for row in progress(rows.values(), "reading headers")]
+    return _found(filled, len(absent), path, images)
 
 
 def _table_row(
