@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from firmware_bridge.codec import decode_jpeg_pixels, robust_range
 from firmware_bridge.errors import ImageError, UnsupportedImage
 from firmware_bridge.headers import damaged, read_jpeg_header, unsupported
 
@@ -128,12 +129,12 @@ def _stored(dataset: Any, *, min_side_px: int | None) -> NDArray[Any]:
 
     from pydicom.encaps import get_frame
 
-    from firmware_bridge.decode import decode_jpeg_pixels
-
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     width_px, height_px, bits = _codestream_size(frame) or (dataset.Columns, dataset.Rows, dataset.BitsStored)
     if (width_px, height_px) != (dataset.Columns, dataset.Rows):
         raise damaged(f"pixels of {width_px} x {height_px} under a header of {dataset.Columns} x {dataset.Rows}")
+    if len(frame) > 2 * width_px * height_px * (int(dataset.BitsAllocated) // 8) + 65536:
+        raise damaged(f"{len(frame)} compressed bytes for {width_px} x {height_px} pixels")
     if syntax == _JPEG_BASELINE and dataset.PixelRepresentation == 0:
         return decode_jpeg_pixels(frame, read_jpeg_header(frame), min_side_px=min_side_px)
     if frame.startswith(b"\xff\xd8\xff\xc1") and bits == 12:
@@ -210,8 +211,6 @@ def _displayed(dataset: Any, occurring: NDArray[np.int32], sample: NDArray[np.ui
             return unit
     elif int(dataset.BitsStored) <= 8 and not dataset.get("ModalityLUTSequence"):
         return np.asarray(np.clip(values / (2 ** int(dataset.BitsStored) - 1), 0.0, 1.0), np.float64)
-    from firmware_bridge.decode import robust_range
-
     black, white = robust_range(values[sample])
     return np.asarray(np.clip((values - black) / (white - black), 0.0, 1.0), np.float64)
 

@@ -23,7 +23,9 @@ _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _TAKEN_FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 # Encoders write about ten scans. Each costs a pass over the picture, so a small file with thousands hangs a decoder.
-_MAX_SCANS = 64
+_MAX_SCANS = 32
+# libpng inflates whatever follows the last row, only to drop it: 1 s a megabyte. Above this size it is measured first.
+_TRUSTED_DEFLATED_BYTES = 4 * 1024 * 1024
 _EXPECTED_KIND = "a grey or colour X-ray as JPEG, PNG, TIFF (8 or 16 bit, one picture) or DICOM"
 
 
@@ -153,8 +155,8 @@ def read_png_header(data: bytes) -> Header:
         UnreadableImage: truncated, or a checksum that does not fit.
         UnsupportedImage: palette, transparency or animation.
     """
-    position, has_pixels, exif = len(PNG_MAGIC), False, b""
-    header: bytes = b""
+    position, header, exif = len(PNG_MAGIC), b"", b""
+    deflated: list[memoryview] = []
     view = memoryview(data)
     while True:
         if position + 12 > len(data):
@@ -173,16 +175,37 @@ def read_png_header(data: bytes) -> Header:
         if kind == b"IHDR":
             header = bytes(payload)
         elif kind == b"IDAT":
-            has_pixels = True
+            deflated.append(payload)
         elif kind == b"eXIf":
             exif = bytes(payload)
         elif kind == b"acTL":
             raise unsupported("an animated PNG")
         elif kind == b"tRNS":
             raise unsupported("a PNG with transparency")
-    if len(header) != 13 or not has_pixels:
+    if len(header) != 13 or not deflated:
         raise damaged("a PNG without a picture")
-    return _png_header(header, exif=exif)
+    parsed = _png_header(header, exif=exif)
+    row_bytes = (parsed.width_px * parsed.channels * parsed.bits + 7) // 8 + 1
+    # Twice, because seven interlaced passes have more rows, each with a byte of its own.
+    _check_inflated(deflated, most_bytes=2 * row_bytes * parsed.height_px)
+    return parsed
+
+
+def _check_inflated(deflated: list[memoryview], *, most_bytes: int) -> None:
+    """Refuse a PNG that inflates to far more than its picture."""
+    if sum(map(len, deflated)) <= _TRUSTED_DEFLATED_BYTES:
+        return
+    inflater, total_bytes = zlib.decompressobj(), 0
+    for part in deflated:
+        rest: bytes | memoryview = part
+        while len(rest) > 0:
+            try:
+                total_bytes += len(inflater.decompress(rest, 1 << 20))
+            except zlib.error as error:
+                raise damaged("a PNG whose compressed pixels are damaged") from error
+            if total_bytes > most_bytes:
+                raise damaged("a PNG that holds far more data than its picture has")
+            rest = inflater.unconsumed_tail
 
 
 def _png_header(header: bytes, *, exif: bytes) -> Header:
