@@ -17,7 +17,8 @@ _TAGS = ("PatientID", "PatientAge", "PatientSex", "ViewPosition", "Columns", "Ro
 def fill_from_dicom(row: Xray, *, set_patient: bool) -> Xray:
     """`row` with the empty fields that its DICOM header can fill; other formats and damaged files stay as they are.
 
-    The patient id becomes a hash: an index is copied about, and a hospital's number has no business in it.
+    The patient id becomes a hash: an index is copied about, and a hospital's number has no business in it. Whoever can
+    guess the number can still recognise its hash.
 
     Args:
         row: whose `path` is looked at.
