@@ -172,7 +172,7 @@ def _shortcut_blocks(evaluation: Json) -> list[Block]:
 
 def _group_blocks(evaluation: Json) -> list[Block]:
     blocks: list[Block] = []
-    for model in evaluation["models"]:
+    for number_, model in enumerate(evaluation["models"]):
         rows: list[Row] = []
         few: list[str] = []
         for one in evaluation["sets"]:
@@ -186,8 +186,9 @@ def _group_blocks(evaluation: Json) -> list[Block]:
                 rows.append([f"{group['by']}: {group['group']}", one["name"], count, *figures])
         if rows:
             columns = ["Group", "Set", "X-rays", "AUROC", "Sensitivity", "Specificity"]
-            blocks.append(Table(f"{model['name']} by group of patients", columns, rows, text_columns=2))
-        if few:
+            caption = f"{model['name']} by group of patients"
+            blocks.append(Table(caption, columns, rows, text_columns=2, folded=number_ > 0))
+        if few and not number_:
             text = f"Left out, with fewer than {MIN_GROUP_PATIENTS} patients of one class: " + "; ".join(few) + "."
             blocks.append(Note(text))
     return blocks

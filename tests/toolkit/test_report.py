@@ -104,17 +104,13 @@ AGENT = [
 ]
 
 
-@pytest.fixture
-def run_dir(
-    tmp_path: Path,
-    scored_set: Callable[..., ScoredSet],
-    evaluation_of: Callable[[list[ScoredSet]], dict[str, Any]],
-) -> Path:
-    """A finished run."""
-    folder = tmp_path / "a <run>"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def parts(
+    scored_set: Callable[..., ScoredSet], evaluation_of: Callable[[list[ScoredSet]], dict[str, Any]]
+) -> dict[str, Any]:
+    """What the JSON files of a finished run hold."""
     sets = [scored_set("inside", strength=3.0), scored_set("outside-nih", strength=0.2, seed=1)]
-    parts = {
+    return {
         "history": _history(),
         "export": _export(),
         "calibration": _calibration(),
@@ -122,6 +118,13 @@ def run_dir(
         "audit": AUDIT,
         "agent": AGENT,
     }
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, parts: dict[str, Any]) -> Path:
+    """A finished run."""
+    folder = tmp_path / "a <run>"
+    folder.mkdir()
     for name, part in parts.items():
         (folder / f"{name}.json").write_text(json.dumps(part), encoding="utf-8")
     (folder / "config.toml").write_text('name = "<demo>"\n', encoding="utf-8")
