@@ -148,7 +148,8 @@ def _dataset(name: str, sop_class: str, modality: str) -> Dataset:
         ds.PresentationIntentType = "FOR PRESENTATION"
         ds.ImageLaterality = "U"
         ds.PatientOrientation = ["L", "F"]
-        ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", 1
+        # Sign -1: the higher the value, the less radiation came through (bones bright; PS3.3, C.8.11.3).
+        ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1
         ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
     ds.LossyImageCompression, ds.LossyImageCompressionMethod = "01", "ISO_10918_1"
     ds.LossyImageCompressionRatio = "5"

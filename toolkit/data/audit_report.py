@@ -25,9 +25,9 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; margin: .5rem 0 1.5rem } th, td { text-align: left; padding: .2rem 1rem .2rem 0;
 border-bottom: 1px solid #d8dee4; vertical-align: top } td.number { text-align: right }
 .verdict { padding: .6rem 1rem; border-radius: 6px; background: #dafbe1 } .verdict.leak { background: #ffebe9 }
-.pairs { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 340px; font-size: 12px;
-overflow-wrap: anywhere } figure img { width: 160px; height: 160px; object-fit: contain; background: #000;
-margin-right: 6px } .missing { display: inline-block; width: 160px } footer, .quiet { color: #59636e }
+.pairs { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 310px; font-size: 12px;
+overflow-wrap: anywhere } figure img { width: 148px; height: 148px; object-fit: contain; background: #000;
+margin-right: 6px } .missing { display: inline-block; width: 148px } footer, .quiet { color: #59636e }
 """
 
 
@@ -82,7 +82,7 @@ def _verdict(report: AuditReport) -> str:
 def _counts(report: AuditReport) -> str:
     rows = []
     for name, value in summary(report).items():
-        shown = ", ".join(f"{k} {n}" for k, n in value.items()) if isinstance(value, dict) else value
+        shown = ", ".join(f"{k} {n}" for k, n in value.items()) if isinstance(value, dict) else str(value)
         rows.append((name.replace("_", " "), shown))
     return "<h2>What was looked at</h2>" + _table((), rows)
 
