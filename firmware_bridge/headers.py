@@ -25,7 +25,7 @@ _TAKEN_FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 # Encoders write about ten scans. Each costs a pass over the picture, so a small file with thousands hangs a decoder.
 _MAX_SCANS = 32
 # libpng inflates whatever follows the last row, only to drop it: 1 s a megabyte. Above this size it is measured first.
-_TRUSTED_DEFLATED_BYTES = 4 * 1024 * 1024
+_TRUSTED_DEFLATED_BYTES = 1024 * 1024
 _EXPECTED_KIND = "a grey or colour X-ray as JPEG, PNG, TIFF (8 or 16 bit, one picture) or DICOM"
 
 

@@ -39,25 +39,30 @@ def pictures(count: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
     )
 
 
-def gradient_cam(model: Any, picture: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def gradient_cam(
+    features: np.ndarray[Any, Any], weights: np.ndarray[Any, Any], *, bias: float
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Grad-CAM++ as published (Chattopadhay et al. 2018, equations 10 and 19, Y = exp(S)), by automatic derivatives.
+
+    Args:
+        features: (h, w, C) real values of the feature maps.
+        weights: (C,) of the linear layer behind global average pooling.
+        bias: of that layer.
 
     Returns:
         (h, w) float32, greatest value 1.
     """
-    features = model(picture[None, :, :, None].astype(np.float32))[1]
-    head = model.get_layer("logit")
+    maps = tf.constant(features[None], tf.float64)
     with tf.GradientTape() as tape:
-        tape.watch(features)
-        score = head(tf.reduce_mean(features, axis=(1, 2)))[0, 0]
-    gradient = tape.gradient(score, features)[0].numpy().astype(np.float64)  # (h, w, C) dS/dA
-    maps = features[0].numpy().astype(np.float64)  # (h, w, C)
+        tape.watch(maps)
+        score = tf.tensordot(tf.reduce_mean(maps, axis=(1, 2))[0], tf.constant(weights, tf.float64), 1) + bias
+    gradient = tape.gradient(score, maps)[0].numpy()  # (h, w, C) dS/dA
     y = float(np.exp(score.numpy()))
     first, second, third = y * gradient, y * gradient**2, y * gradient**3
-    below = 2 * second + maps.sum(axis=(0, 1)) * third
+    below = 2 * second + maps[0].numpy().sum(axis=(0, 1)) * third
     alpha = second / np.where(below != 0, below, 1.0)
-    weights = (alpha * np.maximum(first, 0)).sum(axis=(0, 1))  # (C,)
-    cam = np.maximum((maps * weights).sum(axis=-1), 0)
+    channel_weights = (alpha * np.maximum(first, 0)).sum(axis=(0, 1))  # (C,)
+    cam = np.maximum((maps[0].numpy() * channel_weights).sum(axis=-1), 0)
     return (cam / cam.max()).astype(np.float32)
 
 
@@ -85,7 +90,7 @@ def main() -> None:
         picture=given[0],
         probability=probability.numpy()[0, 0],
         features=features.numpy()[0],
-        cam=gradient_cam(model, given[0]),
+        cam=gradient_cam(features.numpy()[0], weights[:, 0], bias=float(bias[0])),
     )
 
 
