@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,20 +130,24 @@ def _choose_images(plan: Plan) -> tuple[list[Path], list[str]]:
 
 
 def _others(plan: Plan, images: Sequence[Path], notes: list[str]) -> list[Contender]:
-    others: list[Contender] = []
+    wanted: list[tuple[str, Callable[..., Contender]]] = []
     if plan.naive and images[0].suffix.lower() in DICOM:
         notes.append("the naive way is left out: it cannot read DICOM")
     elif plan.naive:
+        wanted.append(("stock-b0.float.tflite", Naive))
+    if plan.peers:
+        wanted += [("b0.int8.onnx", OnnxRuntime), ("b0.int8.xml", OpenVino)]
+    others: list[Contender] = []
+    for name, build in progress(wanted, "files of the other contenders"):
         try:
-            stock = rival_file("stock-b0.float.tflite")
-            others += [Naive(stock, threads=threads) for threads in plan.threads]
+            file = rival_file(name)
         except MissingExtraError as error:
+            if build is not Naive:
+                raise
             # A device measures itself without TensorFlow; the comparison is then missing, and the report says so.
             notes.append(f"the naive way is left out: {error.what} ({error.do})")
-    if plan.peers:
-        onnx, openvino = rival_file("b0.int8.onnx"), rival_file("b0.int8.xml")
-        others += [OnnxRuntime(onnx, threads=threads) for threads in plan.threads]
-        others += [OpenVino(openvino, threads=threads) for threads in plan.threads]
+            continue
+        others += [build(file, threads=threads) for threads in plan.threads]
     return others
 
 

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from firmware_bridge.errors import ConfigError, InputError, MissingExtraError, ModelError
+from toolkit.benchmark.cold import measure_cold
+from toolkit.benchmark.measure import STAGES, Plan, run_benchmark
+from toolkit.benchmark.rivals import RECIPES, rival_file
+from toolkit.benchmark.table import render
+from toolkit.cli.main import run
+from toolkit.doctor.facts import PROBE_MODEL
+
+
+def plan(
+    images: Path, *, threads: Sequence[int] = (1, 2), limit: int = 3, rounds: int = 2, peers: bool = False
+) -> Plan:
+    return Plan(
+        models=[PROBE_MODEL], images=images, threads=threads, limit=limit, rounds=rounds, naive=False, peers=peers
+    )
+
+
+def test_every_stage_is_timed_for_every_number_of_threads(samples: Path) -> None:
+    benchmark = run_benchmark(plan(samples))
+    assert [row.threads for row in benchmark.rows] == [1, 2]
+    for row in benchmark.rows:
+        assert tuple(row.stages_ms) == STAGES
+        parts = sum(times["p50"] for stage, times in row.stages_ms.items() if stage != "total")
+        assert 0 < parts < 2 * row.stages_ms["total"]["p95"]
+        assert row.delegate == "XNNPACK"
+        assert row.partitions == 1
+        assert row.file_bytes == PROBE_MODEL.stat().st_size
+        assert row.cold is not None
+        assert 0 < row.cold.first_inference_ms < row.cold.start_ms
+
+
+def test_the_report_is_json_and_a_table(samples: Path) -> None:
+    benchmark = run_benchmark(plan(samples, threads=(1,)))
+    report = json.loads(json.dumps(benchmark.to_json()))
+    assert report["schema"] == 1
+    assert "Not for diagnosis" in report["notice"]
+    assert report["rows"][0]["cold"]["rss_bytes"] > 10e6
+    assert "probe.int8.tflite" in render(benchmark)
+
+
+def test_dicom_alone_is_measured_too(samples: Path) -> None:
+    assert run_benchmark(plan(samples / "dicom", threads=(1,))).images == 2
+
+
+def test_an_empty_folder_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to measure"):
+        run_benchmark(plan(tmp_path))
+
+
+@pytest.mark.parametrize("wrong", [{"threads": (0,)}, {"threads": ()}, {"rounds": 0}, {"limit": -1}])
+def test_numbers_below_one_are_refused(samples: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        run_benchmark(plan(samples, **wrong))  # type: ignore[arg-type]
+
+
+def test_threads_that_are_no_numbers_are_refused(samples: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["benchmark", "--model", str(PROBE_MODEL), "--images", str(samples), "--threads", "one"]
+    assert run(arguments) == ConfigError.exit_code
+    assert "1,2" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_model_is_refused(samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "no model.tflite"
+    wrong.write_bytes(b"nothing")
+    assert run(["benchmark", "--model", str(wrong), "--images", str(samples)]) == ModelError.exit_code
+    assert "TFLite" in capsys.readouterr().err
+    with pytest.raises(ModelError, match="fresh process"):
+        measure_cold(wrong, next((samples / "chest_xray").rglob("*.jp*g")), threads=1)
+
+
+def test_missing_peers_name_the_extra(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'cxr-edge\[train,bench\]'"):
+        run_benchmark(plan(samples, peers=True))
+
+
+def test_the_command_writes_json_ends_with_the_notice_and_loads_no_tensorflow(samples: Path, tmp_path: Path) -> None:
+    report = tmp_path / "a folder" / "bench.json"
+    arguments = ["benchmark", "--model", str(PROBE_MODEL), "--images", str(samples), "--no-naive", "--limit", "2"]
+    code = (
+        f"import sys; from toolkit.cli.main import run; code = run({[*arguments, '--json', str(report)]!r})\n"
+        "sys.exit(code or 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Not for diagnosis" in done.stdout.splitlines()[-1]
+    assert json.loads(report.read_text())["images"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_rivals_file_is_made_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in RECIPES[name].modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}: pip install 'cxr-edge[{RECIPES[name].extra}]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = rival_file(name)
+    made_at = first.stat().st_mtime_ns
+    assert rival_file(name) == first
+    assert first.stat().st_mtime_ns == made_at
+    assert first.stat().st_size > 100_000
