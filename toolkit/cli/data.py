@@ -132,9 +132,10 @@ def audit_command(index_file: Path, out: Path, allow_leaks: bool) -> None:
     for shortcut in sorted(report.shortcuts, key=lambda s: -s.auroc):
         click.echo(f"AUROC of {shortcut.attribute.replace('_', ' '):13}{shortcut.auroc:.3f}")
     for overlap in report.overlaps:
-        shared = f"{len(overlap.patients)} shared patients"
-        click.echo(f"{' and '.join(overlap.splits)}, by {overlap.grouping}: {shared} {overlap.in_words()}".rstrip())
-    for note in report.notes:
+        images = f" ({overlap.in_words()})" if overlap.patients else ""
+        shared = f"{len(overlap.patients)} shared patients{images}"
+        click.echo(f"{' and '.join(overlap.splits)}, by {overlap.grouping}: {shared}")
+    for note in dict.fromkeys((*(overlap.note for overlap in report.overlaps if overlap.note), *report.notes)):
         click.echo(note)
     click.echo(f"{click.format_filename(page)}\n{click.format_filename(data)}\n{NOTICE}")
     if report.leaks and not allow_leaks:
