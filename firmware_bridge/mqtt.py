@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 PASSWORD_VARIABLE = "CXR_EDGE_MQTT_PASSWORD"  # noqa: S105 - the name of a variable, not a password
 _KEEPALIVE_S = 30
 _TCP_TIMEOUT_S = 5.0
-_CONNACK_TIMEOUT_S = 10.0
+# Some brokers without MQTT 5 (amqtt 0.12) neither answer nor hang up when its CONNECT has a will: so not for long.
+_CONNACK_TIMEOUT_S = {"5": 2.0, "3.1.1": 10.0}
 _MOST_IN_FLIGHT = 16
 _UNSUPPORTED_PROTOCOL = 132  # MQTT 5.0, 2.4; paho maps 3.1.1's return code 1 onto it
 
@@ -89,7 +90,8 @@ def parse_broker(url: str, *, password_file: Path | None = None, ca_file: Path |
             do=f"put it into a file and name that with --mqtt-password-file, or set {PASSWORD_VARIABLE}",
         )
     prefix = unquote(parts.path).strip("/") or "cxr-edge"
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.query or parts.fragment:
+    # An empty query or fragment leaves no trace in the parts; "#" is also what a wildcard would be.
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or "?" in url or "#" in url:
         raise ConfigError("the MQTT address is wrong", expected=expected, came=repr(url), do="mend --mqtt")
     if any(letter in prefix for letter in "+#\0") or prefix.startswith("$"):
         raise ConfigError("the topic prefix is wrong", expected="no '+', '#' or '$'", came=prefix, do="mend --mqtt")
@@ -155,12 +157,12 @@ class Connection:
             raise self._error(
                 "a broker that answers", str(error), "start the broker, check address and network"
             ) from error
-        deadline_s = time.monotonic() + _CONNACK_TIMEOUT_S
+        deadline_s = time.monotonic() + _CONNACK_TIMEOUT_S[protocol]
         while self._answer is None:
-            # Some brokers close the connection instead of naming the version they miss.
+            # Other brokers hang up instead of naming the version they miss.
             if self._lost or time.monotonic() > deadline_s:
-                self.close()
-                if protocol == "5" and self._lost:
+                self.abandon()
+                if protocol == "5":
                     return False
                 raise self._error("an answer to CONNECT", self._lost or "none in time", "check what listens there")
             self._turn(0.5)
