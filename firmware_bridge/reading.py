@@ -44,10 +44,11 @@ def read_file(path: Path, *, max_bytes: int) -> Contents:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             raise NoFile from error
         return _unreadable(path, error)
+    before = os.fstat(handle)
+    if not stat.S_ISREG(before.st_mode):
+        os.close(handle)
+        raise NoFile
     with os.fdopen(handle, "rb", buffering=0) as file:
-        before = os.fstat(handle)
-        if not stat.S_ISREG(before.st_mode):
-            raise NoFile
         if before.st_size > max_bytes:
             return _too_large(path, before, max_bytes)
         try:
