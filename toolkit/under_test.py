@@ -19,6 +19,7 @@ from firmware_bridge.score import Calibration, Head, Scorer
 from toolkit.config import read_config
 
 FLOAT_PRECISIONS = ("fp16", "float")
+PRECISIONS = ("int8", *FLOAT_PRECISIONS)
 # In this order: the file that is deployed by default comes first.
 RUN_FILES = ("model.int8.tflite", "model.fp16.tflite", "model.ptq.int8.tflite")
 POSITIVE, NEGATIVE = "pneumonia", "normal"
@@ -170,6 +171,8 @@ def from_file(path: Path) -> ModelUnderTest:
         ) from error
     stem = path.name.removesuffix(".tflite")
     precision = stem.removeprefix("model.") if stem.startswith("model.") else ""
+    if not precision and stem.rpartition(".")[2] in PRECISIONS:
+        precision = stem.rpartition(".")[2]
     head = path.with_name(f"head.{precision}.npy")
     calibration = _calibration_of(path, precision)
     config = _beside(path, "config.toml")
@@ -179,7 +182,7 @@ def from_file(path: Path) -> ModelUnderTest:
     else:
         preprocessing = Preprocessing.default(open_interpreter(content, threads=1).size_px)
     return ModelUnderTest(
-        name=precision or stem,
+        name=precision if stem == f"model.{precision}" else stem,
         file=str(path),
         precision=precision,
         content=content,

@@ -150,6 +150,22 @@ def test_a_bare_file_uses_its_own_probability(run: Path, inside: NamedIndex, tmp
     assert bare.to_json()["logit_from"] == "probability output"
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "precision"),
+    [
+        ("model.int8.tflite", "int8", "int8"),
+        ("model.ptq.int8.tflite", "ptq.int8", "ptq.int8"),
+        ("b0.fp16.tflite", "b0.fp16", "fp16"),
+        ("b0.v2.tflite", "b0.v2", ""),
+        ("model.tflite", "model", ""),
+    ],
+)
+def test_the_file_name_tells_the_precision(run: Path, tmp_path: Path, file: str, name: str, precision: str) -> None:
+    shutil.copy(run / "models" / "model.int8.tflite", tmp_path / file)
+    found = from_file(tmp_path / file)
+    assert (found.name, found.precision) == (name, precision)
+
+
 def test_names_are_unique(run: Path) -> None:
     named = with_unique_names([*from_run(run), *from_run(run)])
     assert [model.name for model in named] == ["int8-1", "fp16-1", "int8-2", "fp16-2"]
