@@ -116,9 +116,9 @@ def test_a_perfect_share_keeps_an_honest_lower_end() -> None:
 def test_a_thousand_resamples_of_six_thousand_take_seconds() -> None:
     rng = np.random.default_rng(0)
     labels, scores, patients = rng.integers(0, 2, 6000), rng.random(6000), rng.integers(0, 3000, 6000)
-    start_s = time.perf_counter()
+    start_s = time.process_time()
     patient_bootstrap(auroc, labels, scores, patients, resamples=1000)
-    assert time.perf_counter() - start_s < 10  # about 0.5 s on an idle core
+    assert time.process_time() - start_s < 10  # processor time, about 0.5 s
 
 
 @pytest.mark.parametrize("patients", [[], [["a"]]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.golden import MIN_TOLERANCE, golden_rows, golden_tolerance
@@ -27,6 +27,7 @@ def test_one_side_only() -> None:
     assert golden_rows([0.5, 0.5, 0.5], threshold=0.5, n=2).size == 2
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0, 1), st.integers(1, 12))
 def test_distinct_and_as_many_as_there_are(probabilities: list[float], threshold: float, n: int) -> None:
     rows = golden_rows(probabilities, threshold=threshold, n=n)

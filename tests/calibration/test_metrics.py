@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -36,6 +36,7 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return labels, sixteenths / 16
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(scored())
 def test_equal_to_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = case
@@ -46,6 +47,7 @@ def test_equal_to_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:
     np.testing.assert_allclose(roc_curve(labels, scores), (fpr, tpr))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(scored(), st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(case: tuple[np.ndarray, np.ndarray], random: object) -> None:
     labels, scores = case
@@ -54,6 +56,7 @@ def test_order_of_rows_does_not_matter(case: tuple[np.ndarray, np.ndarray], rand
         assert metric(labels[order], scores[order]) == pytest.approx(metric(labels, scores), abs=1e-12)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(scored())
 def test_auroc_of_the_mirror_is_one_minus_it(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = case
@@ -61,12 +64,14 @@ def test_auroc_of_the_mirror_is_one_minus_it(case: tuple[np.ndarray, np.ndarray]
     assert auroc(1 - labels, scores) == pytest.approx(1 - auroc(labels, scores), abs=1e-12)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(scored())
 def test_auroc_survives_any_growing_transform(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = case
     assert auroc(labels, np.exp(5 * scores) - 3) == pytest.approx(auroc(labels, scores), abs=1e-12)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(scored(), st.integers(1, 20), st.booleans())
 def test_reliability_keeps_every_row_and_the_means(
     case: tuple[np.ndarray, np.ndarray], bins: int, equal_mass: bool

@@ -69,7 +69,7 @@ def test_logits_that_point_the_wrong_way_end_at_the_top() -> None:
     assert fit_temperature(np.where(labels == 1, -2.0, 2.0), labels) == pytest.approx(MAX_TEMPERATURE)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=40), st.integers(0, 2**32 - 1))
 def test_always_within_its_range(logits: list[float], seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 2, len(logits))
