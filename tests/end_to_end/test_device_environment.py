@@ -16,6 +16,7 @@ ROOMS = "toolkit", "calibration", "firmware_bridge"
 PROJECT_FILES = "pyproject.toml", "README.md", "LICENSE"
 PYTHON_OF_TFLITE_RUNTIME = (3, 11)
 PROBABILITY_TOLERANCE = 2 / 256  # two steps of the int8 output: the runtimes round differently inside
+WORKSTATION_ONLY = "tensorflow,keras,tf_keras,tensorflow_model_optimization,albumentations"
 LIMIT_S = 300
 
 pytestmark = [pytest.mark.device_env, pytest.mark.slow]
@@ -33,11 +34,11 @@ interpreter = open_interpreter(toolkit.doctor.facts.PROBE_MODEL, threads=1)
 channels = interpreter.run(np.zeros((interpreter.size_px, interpreter.size_px), np.uint8)).mean_features().size
 head = Head(weights=np.linspace(-1, 1, channels, dtype=np.float32), bias=0.0)
 scorer = Scorer(interpreter, head, Calibration(1.0, 0.0, 0.5), Preprocessing.default(size_px=interpreter.size_px))
-scores = [scorer.score(Path(name)) for name in sys.argv[1:]]
+scores = [scorer.score(Path(name)) for name in sys.argv[2:]]
 print(json.dumps({
     "runtime": interpreter.runtime,
     "numpy": np.__version__,
-    "workstation": [name for name in ("tensorflow", "keras", "tf_keras", "albumentations") if importlib.util.find_spec(name)],
+    "workstation": [name for name in sys.argv[1].split(",") if importlib.util.find_spec(name)],
     "pixels": [score.pixels.tolist() for score in scores],
     "probabilities": [score.probability for score in scores],
     "own": [score.output.probability for score in scores],
@@ -106,7 +107,7 @@ def tflite_runtime_python(source: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def score(python: Path, images: list[Path]) -> dict[str, Any]:
-    answer = run(python, "-W", "error", "-c", SCORE, *images, cwd=python.parent)
+    answer = run(python, "-W", "error", "-c", SCORE, WORKSTATION_ONLY, *images, cwd=python.parent)
     said = json.loads(answer.splitlines()[-1])
     assert isinstance(said, dict)
     return said
