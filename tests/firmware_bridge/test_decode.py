@@ -213,7 +213,7 @@ def test_bad_input_is_refused_quickly_with_what_came_and_what_to_do(
     start_s = time.perf_counter()
     with pytest.raises(ImageError) as caught:
         decode(content)
-    assert time.perf_counter() - start_s < 1
+    assert time.perf_counter() - start_s < 2
     assert type(caught.value) is kind
     assert came in caught.value.came
     assert caught.value.expected
@@ -222,11 +222,13 @@ def test_bad_input_is_refused_quickly_with_what_came_and_what_to_do(
 
 
 def test_a_huge_header_is_refused_within_milliseconds() -> None:
-    content = png(30000, 30000)
-    start_s = time.perf_counter()
-    with pytest.raises(ImageOutOfBounds):
-        decode(content)
-    assert time.perf_counter() - start_s < 0.05
+    content, taken_s = png(30000, 30000), []
+    for _ in range(10):  # the best of ten, because other programs may run beside
+        start_s = time.perf_counter()
+        with pytest.raises(ImageOutOfBounds):
+            decode(content)
+        taken_s.append(time.perf_counter() - start_s)
+    assert min(taken_s) < 0.005
 
 
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.5, 0.9, 0.99, 0.9999])
