@@ -145,7 +145,7 @@ def _find_runtime(wanted: str) -> tuple[str, Callable[..., Any]]:
 
 
 def _check_identifier(model: Path | bytes) -> None:
-    """The runtimes read flatbuffers without verifying them: at least the file must say that it is one."""
+    """At least the file must say that it is one: tflite-runtime reads a flatbuffer unverified, and can crash on it."""
     try:
         if isinstance(model, Path):
             with model.open("rb") as file:

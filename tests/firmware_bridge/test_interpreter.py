@@ -101,8 +101,19 @@ def test_another_shape_or_type_is_refused(pixels: np.ndarray) -> None:
         open_interpreter(INT8).run(pixels)
 
 
+# tflite-runtime 2.14 ends the process with SIGSEGV on such a file; bundles are hashed before they come this far.
+verifies = pytest.mark.skipif(not is_installed("ai-edge-litert"), reason="only ai-edge-litert verifies a flatbuffer")
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"short", bytes(5000), b"\x1c\0\0\0TFL3", INT8.read_bytes()[:3000]], ids=range(5)
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"short", id="short"),
+        pytest.param(bytes(5000), id="zeros"),
+        pytest.param(b"\x1c\0\0\0TFL3", id="only-magic", marks=verifies),
+        pytest.param(INT8.read_bytes()[:3000], id="truncated", marks=verifies),
+    ],
 )
 def test_what_is_no_model_is_a_model_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.tflite"
@@ -157,6 +168,7 @@ except CxrEdgeError:
 """
 
 
+@verifies
 @pytest.mark.parametrize("seed", range(6))
 def test_damaged_models_end_in_our_errors(seed: int) -> None:
     done = subprocess.run([sys.executable, "-c", FLIPS, INT8, str(seed)], capture_output=True, check=False, timeout=60)
