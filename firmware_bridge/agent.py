@@ -105,6 +105,7 @@ class Agent:
             BrokerError: with `once`: results are left unsent (they are in the journal).
         """
         watch = self._watched_folder()
+        self._check_device_name()
         state = self._options.state or default_state(watch)
         with open_bundle(self._options.bundle) as bundle:
             journal = Journal(state)
@@ -123,6 +124,16 @@ class Agent:
                 do="make the folder, or mend --watch",
             )
         return watch
+
+    def _check_device_name(self) -> None:
+        # The name is one level of a topic; MQTT 5.0, 4.7.1: these characters would make it more.
+        if any(letter in self._options.device for letter in "/+#$\0"):
+            raise ConfigError(
+                "the device name cannot be part of a topic",
+                expected="no '/', '+', '#' or '$'",
+                came=repr(self._options.device),
+                do="mend --device",
+            )
 
     def _run(self, watch: Path, bundle: Bundle, journal: Journal, *, key: bytes) -> Summary:
         options = self._options
@@ -190,7 +201,7 @@ class Agent:
             return {
                 "bundle": {"id": bundle.id, "name": bundle.manifest.name},
                 "waiting": intake.waiting,
-                "unsent": journal.counts().unsent,
+                "unsent": _unsent_count(journal),
                 "problems": self._health.problems(),
             }
 
@@ -274,6 +285,13 @@ class Agent:
             came=last.came if last else "not all were acknowledged in time",
             do="run again when the broker is back: nothing is lost, nothing is scored twice",
         )
+
+
+def _unsent_count(journal: Journal) -> int | None:
+    try:
+        return journal.counts().unsent
+    except ResourceError:
+        return None  # a broken disk must not keep the status, which tells of it, from going out
 
 
 def run_agent(options: AgentOptions) -> Summary:
