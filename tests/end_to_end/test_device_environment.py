@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from firmware_bridge.errors import MissingExtraError
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 ROOMS = "toolkit", "calibration", "firmware_bridge"
 PROJECT_FILES = "pyproject.toml", "README.md", "LICENSE"
@@ -156,14 +158,11 @@ def test_commands_answer_in_the_base_install(litert_python: Path) -> None:
     assert findings["inference (probe.int8.tflite)"]["status"] == "ok"
 
 
-def test_training_says_which_extra_it_needs(litert_python: Path) -> None:
-    command = litert_python.with_name("cxr-edge")
-    done = subprocess.run(
-        [command, "train-qat", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-        cwd=litert_python.parent,
+def test_training_says_which_extra_it_needs(litert_python: Path, samples: Path, tmp_path: Path) -> None:
+    command = list(
+        map(str, (litert_python.with_name("cxr-edge"), "train-qat", samples / "index.csv", "--out", tmp_path))
     )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=tmp_path)
+    assert done.returncode == MissingExtraError.exit_code, done.stderr
+    assert "pip install 'cxr-edge[train]'" in done.stderr
     assert "Traceback" not in done.stderr
