@@ -102,6 +102,7 @@ class Intake:
                 watch.start()
                 self._scan()  # what came between the first look and the watch
             self._scanned = True
+            _LOG.info("watching (%s)", "once" if self._options.once else "by inotify" if watch else "by polling")
             self._loop(watch)
         finally:
             if watch:

@@ -159,6 +159,8 @@ class Outbox:
                 self._acknowledged.add(seq)
             return
         # Refused, not lost: it stays the oldest, and is offered again after a while.
+        if time.monotonic() < self._hold_until_s:
+            return  # sent together with one that was refused before: the same failure, not another
         self._failures += 1
         wait_s = self._backoff_s()
         self._hold_until_s = time.monotonic() + wait_s

@@ -168,8 +168,7 @@ class Mosquitto:
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nacl_file {self.acl}\nuser root\n"
-            f"persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n"
-            "max_queued_messages 100000\n"
+            f"persistence true\npersistence_location {folder}/\nmax_queued_messages 100000\n"
         )
         self._log = folder / "mosquitto.log"
         self.process: subprocess.Popen[bytes] | None = None
