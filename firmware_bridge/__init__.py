@@ -1,1 +1,1 @@
-"""What runs on the device: decoding, preprocessing, inference, the agent. Imports neither `toolkit` nor `calibration`."""
+"""What runs on the device: decoding, preprocessing, inference, the agent. Imports neither of its siblings."""

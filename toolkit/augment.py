@@ -49,14 +49,14 @@ class Augmenter:
 
 def _compose(strength: str) -> Any:
     try:
-        import albumentations as A
+        import albumentations as alb
     except ImportError as error:
         raise MissingExtraError.for_module("albumentations", "train") from error
     import cv2
 
     strong = strength == "strong"
     # Outside the picture is black, as a collimated border is.
-    affine = A.Affine(
+    affine = alb.Affine(
         rotate=(-12, 12) if strong else (-5, 5),
         scale=(0.8, 1.2) if strong else (0.92, 1.08),
         translate_percent=(-0.08, 0.08) if strong else (-0.03, 0.03),
@@ -68,20 +68,20 @@ def _compose(strength: str) -> Any:
     )
     light = [
         affine,
-        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.7),
-        A.RandomGamma(gamma_limit=(80, 125), p=0.5),
+        alb.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.7),
+        alb.RandomGamma(gamma_limit=(80, 125), p=0.5),
     ]
     if not strong:
-        return A.Compose(light)
-    return A.Compose(
+        return alb.Compose(light)
+    return alb.Compose(
         [
             affine,
-            A.RandomBrightnessContrast(brightness_limit=0.3, contrast_limit=0.35, p=0.8),
-            A.RandomGamma(gamma_limit=(60, 165), p=0.7),
-            A.OneOf([A.GaussianBlur(blur_limit=(3, 5)), A.Sharpen(alpha=(0.1, 0.4))], p=0.4),
-            A.GaussNoise(std_range=(0.01, 0.05), p=0.4),
-            A.ImageCompression(quality_range=(40, 95), p=0.3),
-            A.CoarseDropout(
+            alb.RandomBrightnessContrast(brightness_limit=0.3, contrast_limit=0.35, p=0.8),
+            alb.RandomGamma(gamma_limit=(60, 165), p=0.7),
+            alb.OneOf([alb.GaussianBlur(blur_limit=(3, 5)), alb.Sharpen(alpha=(0.1, 0.4))], p=0.4),
+            alb.GaussNoise(std_range=(0.01, 0.05), p=0.4),
+            alb.ImageCompression(quality_range=(40, 95), p=0.3),
+            alb.CoarseDropout(
                 num_holes_range=(1, 4), hole_height_range=(0.05, 0.2), hole_width_range=(0.05, 0.2), fill=0, p=0.3
             ),
         ]

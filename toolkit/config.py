@@ -26,7 +26,7 @@ def _doc(default: Value, text: str) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything that decides what `cxr-edge train-qat` produces. Each field is a key in the TOML file and an option."""
+    """Everything that decides what `cxr-edge train-qat` produces. Each field is a TOML key and an option."""
 
     name: str = _doc("model", "Name of the run, of its folder and of the bundle.")
     positive: str = _doc("pneumonia", "Label that counts as positive; every other label is negative.")
@@ -40,7 +40,9 @@ class TrainConfig:
     workers: int = _doc(2, "Threads that augment; 0 does it in the training thread.")
     validation_share: float = _doc(0.1, "Share of patients for validation, where the index has no such split.")
     test_share: float = _doc(0.1, "Share of patients for the inside test, where the index has no such split.")
-    augment: str = _doc("strong", "none, light or strong. Never a horizontal flip: it would put the heart on the right.")
+    augment: str = _doc(
+        "strong", "none, light or strong. Never a horizontal flip: it would put the heart on the right."
+    )
     float_epochs: int = _doc(10, "Epochs in floating point.")
     float_rate: float = _doc(1e-3, "Learning rate at the peak of the cosine, floating point.")
     warmup_epochs: float = _doc(1.0, "Epochs of linear warm-up at the start of the floating-point phase.")
@@ -147,9 +149,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(
-            f"'{key}' has the wrong type", expected=kind.__name__, came=f"{value!r}", do=f"change {key}"
-        )
+        raise ConfigError(f"'{key}' has the wrong type", expected=kind.__name__, came=f"{value!r}", do=f"change {key}")
     return value
 
 

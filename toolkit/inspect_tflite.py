@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from firmware_bridge.errors import ModelError
 from firmware_bridge.interpreter import open_interpreter
+from toolkit.tf import tf  # noqa: F401 - chooses Keras 2 before the schema imports TensorFlow
 
 # Operators whose second input is a kernel that pruning zeroes. Depthwise kernels stay whole.
 _PRUNED_OPERATORS = ("CONV_2D", "FULLY_CONNECTED")
@@ -88,8 +89,7 @@ def inspect_tflite(content: bytes) -> FileFacts:
     Raises:
         ModelError: it is not a TFLite flatbuffer.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
+    schema = _schema()
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytearray(content), 0))
         graph = model.subgraphs[0]
@@ -119,9 +119,15 @@ def inspect_tflite(content: bytes) -> FileFacts:
     )
 
 
-def _kernel(model: Any, tensor: Any, operator: str) -> KernelZeros:
-    from tensorflow.lite.python import schema_py_generated as schema
+def _schema() -> Any:
+    """TensorFlow Lite's flatbuffer schema as Python classes."""
+    from tensorflow.lite.python import schema_py_generated
 
+    return schema_py_generated
+
+
+def _kernel(model: Any, tensor: Any, operator: str) -> KernelZeros:
+    schema = _schema()
     kinds: dict[int, npt.DTypeLike] = {
         schema.TensorType.INT8: np.int8,
         schema.TensorType.FLOAT16: np.float16,

@@ -134,8 +134,9 @@ def run_phase(
                 tf.summary.scalar(f"{phase.name}/{key}", epoch[key])
         writer.flush()
         say(
-            f"{phase.name} {number + 1}/{phase.epochs}: loss {epoch['loss']:.4f}, validation loss {epoch['val_loss']:.4f}, "
-            f"AUROC {epoch['val_auroc']:.4f}, {epoch['seconds']:.0f} s, waiting for input {epoch['input_wait_share']:.1%}"
+            f"{phase.name} {number + 1}/{phase.epochs}: loss {epoch['loss']:.4f}, "
+            f"validation loss {epoch['val_loss']:.4f}, AUROC {epoch['val_auroc']:.4f}, "
+            f"{epoch['seconds']:.0f} s, waiting for input {epoch['input_wait_share']:.1%}"
         )
     callbacks.on_train_end()
     return history
@@ -146,7 +147,9 @@ def _resume(checkpoint: Any, manager: Any, folder: Path) -> list[Epoch]:
     if manager.latest_checkpoint is None:
         return []
     done = int(manager.latest_checkpoint.rsplit("-", 1)[1])
-    history: list[Epoch] = json.loads((folder / "history.json").read_text()) if (folder / "history.json").exists() else []
+    history: list[Epoch] = (
+        json.loads((folder / "history.json").read_text()) if (folder / "history.json").exists() else []
+    )
     if len(history) < done:
         # Cut off between checkpoint and history: the epoch's figures are lost, its training isn't.
         history += [dict(history[-1], epoch=done)] if history else []
@@ -201,7 +204,7 @@ def reestimate_batch_norm(model: Any, stream: BatchStream, *, batches: int = 30)
     for done in range(min(batches, stream.steps)):
         # momentum n/(n+1) makes the moving value the plain mean of n+1 batches.
         call(tf.constant(next(source).x), tf.constant(done / (done + 1), tf.float32))
-    for layer, momentum in zip(layers, momenta):
+    for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 
 

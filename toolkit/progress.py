@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -21,7 +22,8 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if sys.stderr.isatty():
+    # The bar's library comes with the extras; a bare device shows lines.
+    if sys.stderr.isatty() and importlib.util.find_spec("rich"):
         yield from _bar(items, description, total=total)
     else:
         yield from _lines(items, description, total=total)
@@ -29,7 +31,14 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
 
 def _bar(items: Iterable[Item], description: str, *, total: int | None) -> Iterator[Item]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

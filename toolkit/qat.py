@@ -33,9 +33,7 @@ class OutputQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ig
     def get_output_quantizers(self, layer: Any) -> list[Any]:
         """One moving-average quantizer, 8 bit, per tensor, asymmetric: what tfmot gives Add."""
         del layer
-        return [
-            _quantizers.MovingAverageQuantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
-        ]
+        return [_quantizers.MovingAverageQuantizer(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)]
 
     def get_config(self) -> dict[str, Any]:
         """Nothing to configure."""

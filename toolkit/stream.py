@@ -1,4 +1,4 @@
-"""Training batches: augmented in threads, ahead of the training step, the same for the same seed whatever the threads do."""
+"""Training batches: augmented in threads, ahead of the training step, the same for the same seed."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ class TrainingData:
         validation: fully preprocessed.
         validation_rows: the X-rays of `validation`, in its order.
         tonal: the steps between `train.pixels` and the network, None when there are none.
+        unreadable: path and reason of X-rays that are left out.
     """
 
     train: Loaded
@@ -45,6 +46,7 @@ class TrainingData:
     validation: Validation
     validation_rows: tuple[Xray, ...]
     tonal: Preprocessing | None
+    unreadable: tuple[tuple[Path, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,12 @@ def claim_run(folder: Path, config: TrainConfig) -> None:
     path = folder / "config.toml"
     if path.exists():
         before = read_config(path, {})
-        # Neither changes the result.
-        same = {"workers": config.workers, "allow_leaks": config.allow_leaks, "allow_int8_loss": config.allow_int8_loss}
+        # None of these changes what is trained.
+        free = ("workers", "allow_leaks", "allow_int8_loss")
         differing = [
             f.name
             for f in dataclasses.fields(config)
-            if getattr(dataclasses.replace(before, **same), f.name) != getattr(config, f.name)
+            if f.name not in free and getattr(before, f.name) != getattr(config, f.name)
         ]
         if differing:
             raise ConfigError(
@@ -120,6 +122,7 @@ def read_data(index: Index, config: TrainConfig, *, cache: Path) -> TrainingData
         validation=Validation(pixels=pixels, labels=_binary(held.rows, config.positive, "validation")),
         validation_rows=held.rows,
         tonal=tonal,
+        unreadable=train.unreadable + held.unreadable,
     )
 
 
@@ -223,7 +226,12 @@ class _Run:
             rate=self.config.prune_rate,
             callbacks=pruning_callbacks(),
         )
-        return self._settled("prune", strip_pruning(pruned, sparsity=self.config.sparsity), stream)
+        stripped = strip_pruning(pruned, sparsity=self.config.sparsity)
+        # Stripping shares its layers with the wrapped graph; a graph of its own has one path from input to output.
+        fresh = build_classifier(self.arch, trainable_drop=False)
+        for layer in fresh.layers:
+            layer.set_weights(stripped.get_layer(layer.name).get_weights())
+        return self._settled("prune", fresh, stream)
 
     def qat_phase(self, pruned: Any) -> Any:
         quantized = quantize_aware(pruned, input_scale=self.arch.input_scale)

@@ -78,7 +78,7 @@ def fold_reference(reference: Any, model: Any, *, input_scale: InputScale) -> No
     The reference sees (grey/255 - mean_c) / deviation_c in three channels; ours sees (grey - zero) · scale in one. The
     three stem kernels fold into one, and what is constant goes into the batch normalisation behind them. Inside
     the picture this is exact. At its border it is exact when the reference's zero padding stands for the same grey
-    level as ours (mean_c · 255 = `input_scale.zero_grey`); for ImageNet's means it differs there by at most 10 grey levels.
+    level as ours (mean_c · 255 = `input_scale.zero_grey`); ImageNet's means differ from it by at most 10 grey levels.
 
     Raises:
         ModelError: a layer of the reference is missing in `model` or has another shape.

@@ -122,9 +122,7 @@ class _Builder:
         se = keras.layers.Activation("sigmoid", name=name + "se_expand_activation")(se)
         return keras.layers.Multiply(name=name + "se_excite")([x, se])
 
-    def block(
-        self, x: Any, name: str, *, kernel: int, channels: int, expansion: int, stride: int, drop: float
-    ) -> Any:
+    def block(self, x: Any, name: str, *, kernel: int, channels: int, expansion: int, stride: int, drop: float) -> Any:
         """One inverted residual (Sandler 2018) with optional squeeze-and-excitation (Hu 2018)."""
         shortcut = x
         channels_in = int(x.shape[-1])
@@ -149,9 +147,7 @@ class _Builder:
         x = self.act(self.bn(x, name + "bn"), name + "activation")
         if self.kind.squeeze_excite:
             x = self.squeeze_excite(x, name, block_channels=channels_in)
-        x = self.conv_bn(
-            x, channels, 1, strides=1, conv=name + "project_conv", bn=name + "project_bn"
-        )
+        x = self.conv_bn(x, channels, 1, strides=1, conv=name + "project_conv", bn=name + "project_bn")
         if stride == 1 and channels_in == channels:
             if drop > 0:
                 x = keras.layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=name + "drop")(x)

@@ -76,9 +76,7 @@ def load_one(xray: Xray, preprocessing: Preprocessing) -> Grey:
     return preprocessing.apply(stretch_back(decoded.pixels, xray))
 
 
-def load(
-    rows: Sequence[Xray], preprocessing: Preprocessing, *, workers: int = 2, cache: Path | None = None
-) -> Loaded:
+def load(rows: Sequence[Xray], preprocessing: Preprocessing, *, workers: int = 2, cache: Path | None = None) -> Loaded:
     """Load many X-rays; those that cannot be read are left out and named.
 
     Args:
@@ -105,7 +103,7 @@ def load(
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = pool.map(attempt, rows)
-        for xray, result in progress(zip(rows, results), "reading X-rays", total=len(rows)):
+        for xray, result in progress(zip(rows, results, strict=True), "reading X-rays", total=len(rows)):
             if isinstance(result, ImageError):
                 bad.append((xray.path, f"{result.what}: {result.came}"))
             else:
