@@ -60,8 +60,9 @@ def demo(out: Path) -> Path:
     run = train_qat(SAMPLES / "index.csv", CONFIG, out=out, say=lambda line: click.echo(f"   {line}"))
     click.echo(f"   bundle: {run.bundle}")
     test = Index.read(run.folder / "index.csv").select(split="test").rows
-    click.echo(f"2. The agent: {len(test)} test X-rays into a watched folder, results off the MQTT stream")
-    results = stream(run.bundle, test, folder=run.folder / "watched")
+    dicom = [Xray(path=p, label=p.name.split("_")[0], patient_id=p.name) for p in sorted(SAMPLES.glob("dicom/*.dcm"))]
+    click.echo(f"2. The agent: {len(test)} test X-rays and {len(dicom)} DICOM files into a watched folder")
+    results = stream(run.bundle, [*test, *dicom], folder=run.folder / "watched")
     (run.folder / "agent.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     return training_report(run.folder)
 
@@ -118,7 +119,7 @@ def _line(record: dict[str, Any], truth: dict[str, str]) -> str:
         return f"{name}: refused, {record['refused']['what']}"
     total_ms = sum(record["timings_ms"].values())
     return (
-        f"{name:32} {record['label_positive']} {record['probability']:.3f} (threshold {record['threshold']:.3f}) "
+        f"{name:38} {record['label_positive']} {record['probability']:.3f} (threshold {record['threshold']:.3f}) "
         f"{record['decision']:8} labelled {truth.get(name, '?'):10} {total_ms:5.1f} ms"
     )
 
