@@ -40,8 +40,7 @@ def _converter(model: Any, *, scale: InputScale, size_px: int, normalise: bool) 
     # seconds. The variables alone are enough.
     holder = tf.Module()
     holder.values = list(model.variables)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], holder)
-    return converter
+    return tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], holder)
 
 
 def to_int8(quantized: Any, *, scale: InputScale, size_px: int) -> bytes:
