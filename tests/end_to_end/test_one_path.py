@@ -1,0 +1,60 @@
+"""One decoder, one preprocessing: what training fed the network is what the device feeds it, pixel by pixel."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from firmware_bridge.bundle import open_bundle
+from firmware_bridge.preprocess import Preprocessing
+from toolkit.data.index import Index
+from toolkit.data.load import geometric_and_tonal, load, load_one
+from toolkit.score_index import score_xray
+from toolkit.under_test import from_bundle
+
+KINDS = ("chest_xray/test/NORMAL/*.jpg", "dicom/*.dcm")
+
+
+@pytest.fixture(params=KINDS)
+def xray_file(request: pytest.FixtureRequest, samples: Path) -> Path:
+    return sorted(samples.glob(request.param))[0]
+
+
+def test_training_and_device_see_the_same_pixels(bundle_file: Path, xray_file: Path, samples: Path) -> None:
+    row = replace(Index.read(samples / "index.csv").rows[0], path=xray_file, width_px=None, height_px=None)
+    with open_bundle(bundle_file) as bundle:
+        preprocessing = Preprocessing.from_manifest(bundle.manifest.preprocessing)
+        device = bundle.scorer(threads=1).score(xray_file)
+    assert np.array_equal(load_one(row, preprocessing), device.pixels)
+
+
+@pytest.mark.parametrize("clahe", [True, False])
+def test_the_two_halves_of_training_are_the_whole_of_the_device(samples: Path, clahe: bool) -> None:
+    # Training augments between the geometric steps and CLAHE; without augmentation nothing may differ.
+    steps: list[dict[str, Any]] = [{"name": "resize", "size_px": 64}]
+    if clahe:
+        steps.append({"name": "clahe", "clip_limit": 2.0, "tiles": 8})
+    preprocessing = Preprocessing.from_manifest({"version": 1, "steps": steps})
+    rows = Index.read(samples / "index.csv").select(split="test").rows[:4]
+    geometric, tonal = geometric_and_tonal(preprocessing)
+    halves = load(rows, geometric).pixels
+    if tonal:
+        halves = np.stack([tonal.apply(pixels) for pixels in halves])
+    assert np.array_equal(halves, np.stack([load_one(row, preprocessing) for row in rows]))
+
+
+def test_evaluation_and_agent_give_the_same_score(
+    bundle_file: Path, xray_file: Path, samples: Path, agent: Any
+) -> None:
+    (model,) = from_bundle(bundle_file)
+    row = replace(Index.read(samples / "index.csv").rows[0], path=xray_file, width_px=None, height_px=None)
+    _, (logit,) = score_xray(row, [model], [model.open()])
+    shutil.copy(xray_file, agent.watch)
+    assert agent.run() == 0
+    record = agent.json(xray_file.name)
+    assert record["logit"] == pytest.approx(logit, abs=1e-5)  # the record rounds to six places
