@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from firmware_bridge.files import short_hash, sync_folder, write_atomically
+
 SUFFIX = ".cxr.json"
 _TEMPORARY_PREFIX = ".cxr-"
 _MAX_NAME_BYTES = 255
@@ -41,19 +43,8 @@ def write_beside(image: Path, record: str) -> None:
     """
     target = json_path(image)
     # One temporary name for each image: what a kill leaves behind, the next run overwrites.
-    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:24]
-    temporary = target.with_name(f"{_TEMPORARY_PREFIX}{digest}.tmp")
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(record.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    temporary = target.with_name(f"{_TEMPORARY_PREFIX}{short_hash(target.name)}.tmp")
+    write_atomically(target, record.encode() + b"\n", temporary=temporary)
 
 
 def sync_folders(images: Iterable[Path]) -> None:
@@ -63,8 +54,4 @@ def sync_folders(images: Iterable[Path]) -> None:
         OSError: the folder is gone.
     """
     for folder in {image.parent for image in images}:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(folder)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 from firmware_bridge.errors import ConfigError, ResourceError
+from firmware_bridge.files import sync_folder, write_atomically
 
 KEY_NAME = "device.key"
 _KEY_BYTES = 32
@@ -24,7 +24,8 @@ def load_or_make_key(state: Path) -> bytes:
     path = state / KEY_NAME
     try:
         if not path.exists():
-            _make(path)
+            write_atomically(path, secrets.token_bytes(_KEY_BYTES), mode=0o600)
+            sync_folder(state)
         key = path.read_bytes()
     except OSError as error:
         raise ResourceError(
@@ -41,18 +42,6 @@ def load_or_make_key(state: Path) -> bytes:
             do="put back the key from a backup, or delete the file: image ids then change",
         )
     return key
-
-
-def _make(path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(handle, secrets.token_bytes(_KEY_BYTES))
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    temporary.replace(path)
 
 
 def default_device_name(key: bytes) -> str:

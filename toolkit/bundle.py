@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from firmware_bridge.bundle import SUFFIX, open_bundle
-from firmware_bridge.errors import BundleError, ResourceError
+from firmware_bridge.bundle import open_bundle
+from firmware_bridge.errors import BundleError
 from firmware_bridge.manifest import NAME, FileEntry, GoldenEntry, Manifest, ModelEntry, is_safe_name
+from toolkit.files import write_atomically
 
 # The earliest time that a zip can hold: file times would make equal bundles differ.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -77,7 +78,8 @@ def build_bundle(
             came=str(error),
             do="convert the value (NumPy numbers by float(), NaN to None)",
         ) from error
-    _write(out, {NAME: raw, **contents})
+    # What this process cannot open must not replace what was there.
+    write_atomically(out, _zip({NAME: raw, **contents}), verify=_verify)
     return out
 
 
@@ -102,40 +104,19 @@ def _content(name: str, source: bytes | Path) -> bytes:
         ) from error
 
 
-def _write(out: Path, contents: Mapping[str, bytes]) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary_name = tempfile.mkstemp(dir=out.parent, prefix=".", suffix=SUFFIX + ".tmp")
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    temporary = Path(temporary_name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, raw in contents.items():
-                    member = zipfile.ZipInfo(name, _ZIP_TIME)
-                    member.external_attr = _FILE_MODE
-                    member.create_system = 3  # Unix, also when built on Windows: the same bytes everywhere
-                    archive.writestr(member, raw)
-            file.flush()
-            os.fsync(file.fileno())
-        # What this process cannot open must not replace what was there.
-        open_bundle(temporary).close()
-        temporary.chmod(0o644)
-        temporary.replace(out)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _zip(contents: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, raw in contents.items():
+            member = zipfile.ZipInfo(name, _ZIP_TIME)
+            member.external_attr = _FILE_MODE
+            member.create_system = 3  # Unix, also when built on Windows: the same bytes everywhere
+            archive.writestr(member, raw)
+    return buffer.getvalue()
 
 
-def _unwritable(out: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        f"bundle {out} cannot be written",
-        expected="a folder that can be written, with enough space",
-        came=error.strerror or str(error),
-        do="free some space or choose another path",
-    )
+def _verify(bundle: Path) -> None:
+    open_bundle(bundle).close()
 
 
 def _now() -> str:

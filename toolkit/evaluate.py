@@ -9,7 +9,8 @@ from pathlib import Path
 
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.result import NOTICE, utc_now
-from toolkit.data.index import SPLITS, Index, write_file
+from toolkit.data.index import SPLITS, Index
+from toolkit.files import write_atomically
 from toolkit.progress import progress
 from toolkit.report_evaluation import evaluation_sections
 from toolkit.report_page import render
@@ -64,7 +65,7 @@ def evaluate(
     for named in indexes:
         scored = score_index(named, models, labels=labels, workers=workers)
         for model in models:
-            write_file(out / "scores" / f"{scored.name}.{model.name}.csv", scores_csv(scored, model.name))
+            write_atomically(out / "scores" / f"{scored.name}.{model.name}.csv", scores_csv(scored, model.name))
         sets.append(scored)
     thresholds = {model.name: model.threshold for model in models}
     summaries = [
@@ -86,8 +87,8 @@ def evaluate(
         "gaps": gaps(summaries, [model.name for model in models]),
         "paired": paired_differences(sets, baseline=baseline, options=options) if baseline else [],
     }
-    write_file(out / JSON_NAME, json.dumps(evaluation, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
-    write_file(out / HTML_NAME, render("Evaluation", headline(evaluation), evaluation_sections(evaluation)))
+    write_atomically(out / JSON_NAME, json.dumps(evaluation, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
+    write_atomically(out / HTML_NAME, render("Evaluation", headline(evaluation), evaluation_sections(evaluation)))
     return evaluation
 
 

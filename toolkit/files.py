@@ -1,25 +1,106 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and a folder that one process at a time works in."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from firmware_bridge.errors import ConfigError, ResourceError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Below this a failed write is put down to the disk: NumPy's, HDF5's and TensorFlow's errors carry no number.
+_ALMOST_FULL_BYTES = 1_000_000
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` (text as UTF-8) so that a kill or a power cut leaves the old file or the new one.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written.
+        ResourceError: the disk is full, or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     data = content.encode("utf-8") if isinstance(content, str) else content
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what was written there replaces `path` when the block ends well, else it is removed.
+
+    Raises:
+        ResourceError: the disk is full, or the folder cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn what libraries raise while they write `path` into the one error that tells a user what to do.
+
+    Raises:
+        ResourceError: the disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _storage_problem(error, path)
+        if reason is None:
+            raise
+        raise ResourceError(
+            f"{path} cannot be written",
+            expected="a folder that may be written, with enough free space",
+            came=reason,
+            do="free some space (df -h shows where) or mend the permissions, then give the same command again",
+        ) from error
+
+
+def _storage_problem(error: Exception, path: Path) -> str | None:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _FULL or os.strerror(errno.ENOSPC) in str(error):
+        return "the disk is full"
+    place = next((p for p in path.absolute().parents if p.exists()), None)
+    if place is not None and shutil.disk_usage(place).free < _ALMOST_FULL_BYTES:
+        return f"the disk is full ({type(error).__name__})"
+    return str(error) if number is not None else None
+
+
+@contextmanager
+def only_here(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep every other process out of it until the block ends; a kill frees it as well.
+
+    Leftovers of processes that were killed while they wrote are removed.
+
+    Raises:
+        ConfigError: another process works in it.
+        ResourceError: it cannot be written.
+    """
+    with storing(folder / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another process works in {folder}",
+                expected="one run at a time in one folder",
+                came="its lock is held",
+                do="wait for that run, or choose another --name",
+            ) from error
+        for left in folder.rglob(".*.part"):
+            left.unlink(missing_ok=True)
+        yield

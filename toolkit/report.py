@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from firmware_bridge.errors import InputError
-from toolkit.data.index import Index, write_file
+from toolkit.data.index import Index
+from toolkit.files import write_atomically
 from toolkit.plots import learning_curves
 from toolkit.report_evaluation import evaluation_sections, interval_cell
 from toolkit.report_page import Block, Cell, Code, Facts, Figure, Figures, Note, Row, Section, Table, Text, render
@@ -56,7 +57,7 @@ def training_report(run_dir: Path) -> Path:
     sections.append(Section("data", "Data", _data_blocks(run_dir / "index.csv")))
     sections.append(Section("config", "Configuration", _config_blocks(run_dir / "config.toml")))
     path = run_dir / REPORT_NAME
-    write_file(path, render(f"Training run {run_dir.resolve().name}", _headline(parts), sections))
+    write_atomically(path, render(f"Training run {run_dir.resolve().name}", _headline(parts), sections))
     return path
 
 

@@ -14,8 +14,9 @@ from firmware_bridge.errors import ImageError
 from firmware_bridge.result import NOTICE
 from toolkit.data.audit import AuditReport, Pair
 from toolkit.data.audit_json import summary
-from toolkit.data.index import Xray, printable, write_file
+from toolkit.data.index import Xray, printable
 from toolkit.data.patients import PatientOverlap
+from toolkit.files import write_atomically
 
 PICTURE_PX = 160
 MAX_PAIRS_SHOWN = 60
@@ -41,8 +42,8 @@ def write_report(report: AuditReport, folder: Path) -> tuple[Path, Path]:
         ResourceError: the disk is full or the folder cannot be written.
     """
     page, data = folder / "audit.html", folder / "audit.json"
-    write_file(data, report.to_json())
-    write_file(page, report_html(report))
+    write_atomically(data, report.to_json())
+    write_atomically(page, report_html(report))
     return page, data
 
 

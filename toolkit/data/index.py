@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from firmware_bridge.errors import IndexFormatError, ResourceError
+from firmware_bridge.errors import IndexFormatError
 from toolkit.files import write_atomically
 
 SPLITS = ("train", "validation", "test")
@@ -92,7 +92,7 @@ class Index:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([_cell(getattr(row, name), folder) for name in COLUMNS] for row in self.rows)
-        write_file(path, text.getvalue())
+        write_atomically(path, text.getvalue())
 
     def select(self, *, split: str) -> Index:
         """The rows of one split."""
@@ -160,23 +160,6 @@ def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict
     except csv.Error as error:
         raise IndexFormatError(
             f"{path} is not a CSV", expected="comma-separated text in UTF-8", came=str(error), do="export it as CSV"
-        ) from error
-
-
-def write_file(path: Path, content: str) -> None:
-    """Write text whole or not at all; names that are not UTF-8 come out as they came in.
-
-    Raises:
-        ResourceError: the disk is full or the folder cannot be written.
-    """
-    try:
-        write_atomically(path, content.encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be written",
-            expected="a folder that can be written, with room for the file",
-            came=error.strerror or str(error),
-            do="free disk space or choose another place; nothing that was there has changed",
         ) from error
 
 
