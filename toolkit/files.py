@@ -6,31 +6,38 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from firmware_bridge.errors import ConfigError, ResourceError
+from firmware_bridge import files
+from firmware_bridge.errors import ConfigError, CxrEdgeError, ResourceError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Below this a failed write is put down to the disk: NumPy's, HDF5's and TensorFlow's errors carry no number.
 _ALMOST_FULL_BYTES = 1_000_000
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` (text as UTF-8) so that a kill or a power cut leaves the old file or the new one.
+def write_atomically(path: Path, content: str | bytes, *, verify: Callable[[Path], object] | None = None) -> None:
+    """Write `content` to `path` (text as UTF-8, PEP 383 for file names in it) so that a kill or a power cut leaves the old file or the new one.
+
+    Args:
+        path: missing folders are made.
+        content: all of it.
+        verify: called with the finished temporary file; what it raises keeps the old file.
 
     Raises:
         ResourceError: the disk is full, or the folder cannot be written.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    with replacing(path) as part:
-        part.write_bytes(data)
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, data, verify=verify)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; what was written there replaces `path` when the block ends well, else it is removed.
+    """For libraries that write by themselves: a path that replaces `path` when the block ends well, else is removed.
 
     Raises:
         ResourceError: the disk is full, or the folder cannot be written.
@@ -56,6 +63,8 @@ def storing(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except CxrEdgeError:
+        raise
     except Exception as error:
         reason = _storage_problem(error, path)
         if reason is None:

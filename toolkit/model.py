@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from firmware_bridge.errors import ConfigError
-from toolkit.backbones import EFFICIENTNET_B0, EFFICIENTNET_LITE0, efficientnet_features
+from toolkit.backbones.efficientnet import efficientnet_features
+from toolkit.backbones.kinds import require_backbone
 from toolkit.tf import keras
 
-BACKBONES = {kind.name: kind for kind in (EFFICIENTNET_B0, EFFICIENTNET_LITE0)}
 FEATURES_LAYER = "top_activation"
 HEAD_LAYER = "logit"
 PROBABILITY_LAYER = "probability"
@@ -50,7 +49,7 @@ class Architecture:
         input_scale: see `InputScale`.
         dropout: before the head, training only, 0 to below 1.
         drop_connect: stochastic depth, float training only.
-        l2: weight decay on convolution kernels and the head, 0 or more.
+        l2: penalty on the head's kernel, 0 or more.
         bn_momentum: of the moving statistics.
     """
 
@@ -73,21 +72,7 @@ def build_classifier(arch: Architecture, *, trainable_drop: bool = True) -> Any:
     Raises:
         ConfigError: the backbone is unknown or the size is no multiple of 32.
     """
-    kind = BACKBONES.get(arch.backbone)
-    if kind is None:
-        raise ConfigError(
-            f"unknown backbone '{arch.backbone}'",
-            expected=" or ".join(BACKBONES),
-            came=arch.backbone,
-            do="set backbone in the config or with --backbone",
-        )
-    if arch.size_px % 32 or arch.size_px < 32:
-        raise ConfigError(
-            "the input size does not fit the backbone",
-            expected="a multiple of 32, at least 32",
-            came=str(arch.size_px),
-            do="set size_px to 224, 192 or 128",
-        )
+    kind = require_backbone(arch.backbone, size_px=arch.size_px)
     inputs = keras.Input((arch.size_px, arch.size_px, 1), name="grey")
     features = efficientnet_features(
         inputs,

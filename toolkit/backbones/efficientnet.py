@@ -7,46 +7,14 @@ takes the converted graph in one partition. Layers are named as in `keras.applic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from toolkit.backbones.kinds import EfficientNet
 from toolkit.tf import keras
 
-# (kernel, repeats, channels out, expansion, stride), Tan & Le 2019, table 1, stages 2 to 8.
-_BLOCKS = (
-    (3, 1, 16, 1, 1),
-    (3, 2, 24, 6, 2),
-    (5, 2, 40, 6, 2),
-    (3, 3, 80, 6, 2),
-    (5, 3, 112, 6, 1),
-    (5, 4, 192, 6, 2),
-    (3, 1, 320, 6, 1),
-)
-_STEM_CHANNELS = 32
 _SE_SHARE = 0.25
-FEATURE_CHANNELS = 1280
 # He initialisation over the fan out, as the authors' code has it.
 _CONV_INIT = {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"}
-
-
-@dataclass(frozen=True, slots=True)
-class EfficientNet:
-    """What tells one EfficientNet of this width and depth from another.
-
-    Attributes:
-        name: as users write it in a config.
-        activation: "swish" or "relu6".
-        squeeze_excite: whether each block reweights its channels.
-    """
-
-    name: str
-    activation: str
-    squeeze_excite: bool
-
-
-EFFICIENTNET_B0 = EfficientNet(name="efficientnet-b0", activation="swish", squeeze_excite=True)
-# Lite0 drops what is costly in integers: sigmoid gates, and swish for ReLU6.
-EFFICIENTNET_LITE0 = EfficientNet(name="efficientnet-lite0", activation="relu6", squeeze_excite=False)
 
 
 def efficientnet_features(inputs: Any, kind: EfficientNet, *, bn_momentum: float, drop_connect: float = 0.0) -> Any:
@@ -60,14 +28,14 @@ def efficientnet_features(inputs: Any, kind: EfficientNet, *, bn_momentum: float
             graph that is to be quantized.
 
     Returns:
-        Keras tensor (N, S/32, S/32, 1280) float32, output of the layer "top_activation".
+        Keras tensor (N, S/32, S/32, kind.feature_channels) float32, output of the layer "top_activation".
     """
     build = _Builder(kind, bn_momentum)
-    x = build.conv_bn(inputs, _STEM_CHANNELS, 3, strides=2, conv="stem_conv", bn="stem_bn")
+    x = build.conv_bn(inputs, kind.stem_channels, 3, strides=2, conv="stem_conv", bn="stem_bn")
     x = build.act(x, "stem_activation")
-    blocks = sum(repeats for _, repeats, *_ in _BLOCKS)
+    blocks = sum(repeats for _, repeats, *_ in kind.blocks)
     done = 0
-    for stage, (kernel, repeats, channels, expansion, stride) in enumerate(_BLOCKS, start=1):
+    for stage, (kernel, repeats, channels, expansion, stride) in enumerate(kind.blocks, start=1):
         for repeat in range(repeats):
             x = build.block(
                 x,
@@ -79,7 +47,7 @@ def efficientnet_features(inputs: Any, kind: EfficientNet, *, bn_momentum: float
                 drop=drop_connect * done / blocks,
             )
             done += 1
-    x = build.conv_bn(x, FEATURE_CHANNELS, 1, strides=1, conv="top_conv", bn="top_bn")
+    x = build.conv_bn(x, kind.feature_channels, 1, strides=1, conv="top_conv", bn="top_bn")
     return build.act(x, "top_activation")
 
 
