@@ -20,13 +20,12 @@ from firmware_bridge.codec import decode_jpeg_pixels, decode_png_pixels, to_uint
 from firmware_bridge.errors import ImageError, ImageOutOfBounds, UnreadableImage
 from firmware_bridge.headers import (
     JPEG_MAGIC,
-    PNG_MAGIC,
     Header,
     exif_orientation,
     read_jpeg_header,
-    read_png_header,
     unsupported,
 )
+from firmware_bridge.png import PNG_MAGIC, bounded_png, read_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,8 +164,10 @@ def _read(path: Path, *, limits: Limits) -> bytes:
                 "this is not a file", expected="a regular file", came="a folder, pipe or device", do="name a file"
             )
         _check_bytes(status.st_size, limits=limits)
+        # Bounded, because the file may be growing; by its size, because a buffer for the most that is allowed would be
+        # mapped and given back for each file, at six times the cost of the read.
         with path.open("rb") as file:
-            return file.read(limits.max_bytes + 1)  # bounded: the file may be growing
+            return file.read(status.st_size + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UnreadableImage(
@@ -224,10 +225,10 @@ def _decode_jpeg(data: bytes, *, min_side_px: int | None, limits: Limits) -> Dec
 
 
 def _decode_png(data: bytes, *, limits: Limits) -> Decoded:
-    header = read_png_header(data)
-    check_size(header.width_px, header.height_px, limits=limits)
-    pixels = decode_png_pixels(data)
-    return _upright(pixels, header, "png")
+    png = read_png(data)
+    check_size(png.header.width_px, png.header.height_px, limits=limits)
+    pixels = decode_png_pixels(bounded_png(png))
+    return _upright(pixels, png.header, "png")
 
 
 def _upright(pixels: NDArray[np.uint8], header: Header, name: str) -> Decoded:

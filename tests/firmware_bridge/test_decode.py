@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from firmware_bridge.codec import to_uint8
 from firmware_bridge.decode import Decoded, Limits, decode
 from firmware_bridge.errors import ImageError, ImageOutOfBounds, UnreadableImage, UnsupportedImage
 
@@ -269,6 +271,40 @@ def test_a_flipped_bit_in_a_png_is_seen() -> None:
     content[len(content) // 2] ^= 1
     with pytest.raises(UnreadableImage, match="checksum"):
         decode(bytes(content))
+
+
+def noisy(dtype: type[np.generic]) -> np.ndarray:
+    """(1200, 1400) that deflates to more than what is trusted unmeasured."""
+    return np.random.default_rng(6).integers(0, np.iinfo(dtype).max, (1200, 1400)).astype(dtype)
+
+
+@pytest.mark.parametrize("options", [{}, {"compress_level": 9}, {"gamma": 0.45455}], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_large_png_gives_the_pixels_that_plain_opencv_gives(dtype: type[np.generic], options: dict[str, int]) -> None:
+    if "gamma" in options:
+        info = PngInfo()
+        info.add(b"gAMA", struct.pack(">I", 45455))
+        options = {"pnginfo": info}
+    grey = noisy(dtype)
+    content = saved(Image.fromarray(grey), "PNG", **options)
+    assert len(content) > 1 << 20
+    assert np.array_equal(decode(content).pixels, to_uint8(grey))
+
+
+def test_a_large_colour_png_is_read() -> None:
+    grey = noisy(np.uint8)
+    colour = Image.fromarray(np.dstack([grey] * 3))
+    assert np.abs(decode(saved(colour, "PNG")).pixels.astype(int) - grey).max() <= 1
+
+
+def test_a_large_png_whose_compressed_rows_end_early_is_seen() -> None:
+    whole = saved(Image.fromarray(noisy(np.uint8)), "PNG")
+    rows = zlib.compress(bytes(1401) + bytes(range(256)) * 4000, 0)  # 731 rows of 1,200
+    for payload in (rows, rows[:-5000]):
+        chunk = struct.pack(">I", len(payload)) + b"IDAT" + payload
+        chunk += struct.pack(">I", zlib.crc32(b"IDAT" + payload))
+        with pytest.raises(UnreadableImage):
+            decode(whole[:33] + chunk + whole[-12:])
 
 
 def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
