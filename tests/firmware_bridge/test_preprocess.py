@@ -26,7 +26,7 @@ def test_the_default_is_squash_then_clahe() -> None:
 def test_any_shape_comes_out_square(name: str, shape: tuple[int, int]) -> None:
     steps = Preprocessing.from_manifest({"version": 1, "steps": [{"name": name, "size_px": 96}]})
     assert steps.apply(np.full(shape, 77, np.uint8)).shape == (96, 96)
-    assert (steps.size_px, steps.decode_min_side_px) == (96, 192)
+    assert (steps.size_px, steps.decode_min_side_px) == (96, 96)
 
 
 def test_letterbox_keeps_the_aspect_and_fills_with_black() -> None:
