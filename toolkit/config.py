@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from firmware_bridge.errors import ConfigError
+from toolkit.backbones.kinds import require_backbone
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,18 +70,21 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
+            # Written so that NaN, which TOML can say, is out of every range.
             if not low <= value <= high:
-                raise ConfigError(
-                    f"'{name}' is out of range", expected=f"{low} to {high}", came=str(value), do=f"change {name}"
-                )
+                raise _wrong(name, "is out of range", expected=f"{low} to {high}", came=value)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"'{name}' has an unknown value",
-                    expected=" or ".join(choices),
-                    came=str(getattr(self, name)),
-                    do=f"change {name}",
+                raise _wrong(name, "has an unknown value", expected=" or ".join(choices), came=getattr(self, name))
+        if not _NAME.fullmatch(self.name):
+            expected = "letters, digits, '.', '_', '-' and spaces, not starting with a dot (it names a folder)"
+            raise _wrong("name", "cannot name a folder", expected=expected, came=repr(self.name))
+        for name in ("positive", "weights"):
+            if not getattr(self, name).strip() or not _is_utf8(getattr(self, name)):
+                raise _wrong(
+                    name, "cannot be used", expected="text in UTF-8, not empty", came=repr(getattr(self, name))
                 )
+        require_backbone(self.backbone, size_px=self.size_px)
 
     def preprocessing(self) -> dict[str, Any]:
         """The steps from decoded X-ray to network input, as the manifest stores them."""
@@ -93,25 +99,42 @@ class TrainConfig:
         return "".join(f"{f.name} = {_toml(getattr(self, f.name))}\n" for f in dataclasses.fields(self))
 
 
+_NAME = re.compile(r"[\w-][\w .-]{0,99}")
 _RANGES = (
     ("size_px", 32, 1024),
+    ("seed", 0, 2**32 - 1),
     ("batch_size", 2, 4096),
     ("workers", 0, 256),
     ("validation_share", 0.01, 0.5),
     ("test_share", 0.0, 0.5),
     ("float_epochs", 0, 10_000),
+    ("float_rate", 1e-9, 1.0),
+    ("warmup_epochs", 0.0, 10_000.0),
+    ("prune_rate", 1e-9, 1.0),
+    ("qat_rate", 1e-9, 1.0),
     ("prune_epochs", 1, 10_000),
     ("qat_epochs", 1, 10_000),
     ("sparsity", 0.0, 0.95),
     ("label_smoothing", 0.0, 0.9),
     ("dropout", 0.0, 0.9),
     ("drop_connect", 0.0, 0.9),
+    ("l2", 0.0, 1.0),
+    ("max_int8_loss", 0.0, 1.0),
     ("bn_momentum", 0.5, 0.9999),
     ("sensitivity", 0.5, 1.0),
     ("golden", 1, 64),
     ("representative", 10, 10_000),
 )
 _CHOICES = {"augment": ("none", "light", "strong"), "fit": ("squash", "letterbox")}
+
+
+def _wrong(name: str, what: str, *, expected: str, came: object) -> ConfigError:
+    return ConfigError(f"'{name}' {what}", expected=expected, came=str(came), do=f"change {name}")
+
+
+def _is_utf8(text: str) -> bool:
+    # Arguments with bytes that are no UTF-8 arrive as lone surrogates, which TOML cannot hold.
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def read_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
@@ -149,7 +172,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(f"'{key}' has the wrong type", expected=kind.__name__, came=f"{value!r}", do=f"change {key}")
+        raise _wrong(key, "has the wrong type", expected=kind.__name__, came=repr(value))
     return value
 
 
@@ -157,8 +180,6 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # TOML basic strings escape as JSON does.
-        import json
-
-        return json.dumps(value)
+        # TOML basic strings escape as JSON does, but know no surrogate pairs, and DEL must be escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

@@ -15,6 +15,7 @@ import click
 
 from firmware_bridge.errors import CxrEdgeError, ResourceError
 from firmware_bridge.result import NOTICE
+from toolkit.cli.main import EXIT_INTERRUPTED, as_cxr_edge_error
 from toolkit.config import TrainConfig
 from toolkit.data.index import Index, Xray
 from toolkit.demo_broker import DemoBroker, Subscriber
@@ -86,7 +87,11 @@ def stream(bundle: Path, xrays: Sequence[Xray], *, folder: Path) -> list[dict[st
             return _results(agent, subscriber, xrays, incoming)
         finally:
             agent.terminate()
-            agent.wait(10)
+            try:
+                agent.wait(10)
+            except subprocess.TimeoutExpired:
+                agent.kill()
+                agent.wait()
 
 
 def _results(
@@ -129,9 +134,15 @@ def main() -> None:
     start_s = time.monotonic()
     try:
         report = demo(Path("runs"))
-    except CxrEdgeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; make demo goes on from here", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        known = as_cxr_edge_error(error)
+        if known is None:
+            raise
+        click.echo(f"error: {known}", err=True)
+        sys.exit(known.exit_code)
     click.echo(f"{NOTICE}\nDone in {time.monotonic() - start_s:.0f} s. The report: {report.resolve()}")
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from firmware_bridge.errors import ModelError
-from toolkit.model import FEATURES_LAYER, PROBABILITY_LAYER, InputScale
+from toolkit.input_scale import InputScale
+from toolkit.model import FEATURES_LAYER, PROBABILITY_LAYER
 from toolkit.qat import plain_layer
+from toolkit.quiet import quiet
 from toolkit.tf import keras, tf
 
 Grey = npt.NDArray[np.uint8]
@@ -99,7 +101,8 @@ def _grey_bytes_in(converter: Any) -> None:
 
 def _convert(converter: Any) -> bytes:
     try:
-        content: bytes = converter.convert()
+        with quiet():
+            content: bytes = converter.convert()
     except Exception as error:  # The converter raises ConverterError, RuntimeError and ValueError alike.
         raise ModelError(
             "the model cannot be converted to TFLite",

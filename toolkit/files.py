@@ -19,11 +19,11 @@ _ALMOST_FULL_BYTES = 1_000_000
 
 
 def write_atomically(path: Path, content: str | bytes, *, verify: Callable[[Path], object] | None = None) -> None:
-    """Write `content` to `path` (text as UTF-8, PEP 383 for file names in it) so that a kill or a power cut leaves the old file or the new one.
+    """Write `content` to `path` (text as UTF-8) so that a kill or a power cut leaves the old file or the new one.
 
     Args:
         path: missing folders are made.
-        content: all of it.
+        content: all of it; file names in a text that are not UTF-8 come out as they came in (PEP 383).
         verify: called with the finished temporary file; what it raises keeps the old file.
 
     Raises:
@@ -42,7 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         ResourceError: the disk is full, or the folder cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Keras chooses the format by the suffix.
+    part = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +111,6 @@ def only_here(folder: Path) -> Iterator[None]:
                 came="its lock is held",
                 do="wait for that run, or choose another --name",
             ) from error
-        for left in folder.rglob(".*.part"):
+        for left in folder.rglob(".*.part*"):
             left.unlink(missing_ok=True)
         yield

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from firmware_bridge.errors import ModelError
 from firmware_bridge.interpreter import open_interpreter
+from toolkit.quiet import quiet
 from toolkit.tf import tf  # noqa: F401 - chooses Keras 2 before the schema imports TensorFlow
 
 # Operators whose second input is a kernel that pruning zeroes. Depthwise kernels stay whole.
@@ -107,7 +108,8 @@ def inspect_tflite(content: bytes) -> FileFacts:
         for op in graph.operators
         if codes[op.opcodeIndex] in _KERNEL_OPERATORS
     ]
-    interpreter = open_interpreter(content, threads=1)
+    with quiet():
+        interpreter = open_interpreter(content, threads=1)
     return FileFacts(
         bytes=len(content),
         gzip_bytes=len(gzip.compress(content, 9, mtime=0)),

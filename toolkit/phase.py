@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.metrics import auroc
-from toolkit.files import write_atomically
-from toolkit.model import InputScale
-from toolkit.progress import progress
+from firmware_bridge.errors import ModelError
+from toolkit.files import storing, write_atomically
+from toolkit.input_scale import InputScale
+from toolkit.progress import progress, waiting
 from toolkit.stream import BatchStream
 from toolkit.tf import keras, tf
 
@@ -104,7 +106,12 @@ def run_phase(
     After each epoch the model, the optimizer and the history are on disk; a kill costs at most the epoch it hit.
 
     Returns:
-        One dict an epoch: epoch, loss, val_loss, val_auroc, seconds, step_ms, input_wait_share, learning_rate.
+        One dict an epoch: epoch, loss, val_loss, val_auroc, seconds, step_ms (without waiting for input),
+        input_wait_share, learning_rate.
+
+    Raises:
+        ModelError: the loss is no number any more, or a checkpoint cannot be read.
+        ResourceError: the disk is full; the epochs before stand.
     """
     optimizer = keras.optimizers.Adam(phase.schedule(0))
     model.compile(optimizer, keras.losses.BinaryCrossentropy(label_smoothing=phase.label_smoothing))
@@ -113,6 +120,7 @@ def run_phase(
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=1)
     history = _resume(checkpoint, manager, folder)
+    _sweep(folder / "checkpoints", manager.latest_checkpoint)
     if len(history) >= phase.epochs:
         say(f"{phase.name}: done before, {len(history)} epochs")
         return history[: phase.epochs]
@@ -120,19 +128,19 @@ def run_phase(
         say(f"{phase.name}: going on after epoch {len(history)}")
     callbacks = keras.callbacks.CallbackList(list(phase.callbacks), model=model)
     callbacks.on_train_begin()
-    writer = tf.summary.create_file_writer(str(tensorboard / phase.name))
+    with storing(tensorboard):
+        writer = tf.summary.create_file_writer(str(tensorboard / phase.name))
     for number in range(len(history), phase.epochs):
         epoch = _train_epoch(phase, model, stream, number=number, callbacks=callbacks)
         probabilities = predict(model, validation.pixels, input_scale)
         epoch["val_loss"] = _log_loss(validation.labels, probabilities)
         epoch["val_auroc"] = float(auroc(validation.labels, probabilities))
         history.append(epoch)
-        manager.save(checkpoint_number=number + 1)
+        # The history first: a kill between the two leaves an entry too many, which the next start drops.
         write_atomically(folder / "history.json", json.dumps(history, indent=1))
-        with writer.as_default(step=number + 1):
-            for key in ("loss", "val_loss", "val_auroc", "learning_rate", "input_wait_share"):
-                tf.summary.scalar(f"{phase.name}/{key}", epoch[key])
-        writer.flush()
+        with storing(folder / "checkpoints"):
+            manager.save(checkpoint_number=number + 1)
+        _plot(writer, phase.name, epoch)
         say(
             f"{phase.name} {number + 1}/{phase.epochs}: loss {epoch['loss']:.4f}, "
             f"validation loss {epoch['val_loss']:.4f}, AUROC {epoch['val_auroc']:.4f}, "
@@ -142,49 +150,93 @@ def run_phase(
     return history
 
 
+def _plot(writer: Any, name: str, epoch: Epoch) -> None:
+    with writer.as_default(step=epoch["epoch"]):
+        for key in ("loss", "val_loss", "val_auroc", "learning_rate", "input_wait_share"):
+            tf.summary.scalar(f"{name}/{key}", epoch[key])
+    writer.flush()
+
+
 def _resume(checkpoint: Any, manager: Any, folder: Path) -> list[Epoch]:
     """The history up to the last checkpoint, restored into the model; empty where there is none."""
     if manager.latest_checkpoint is None:
         return []
-    done = int(manager.latest_checkpoint.rsplit("-", 1)[1])
-    history: list[Epoch] = (
-        json.loads((folder / "history.json").read_text()) if (folder / "history.json").exists() else []
-    )
-    if len(history) < done:
-        # Cut off between checkpoint and history: the epoch's figures are lost, its training isn't.
-        history += [dict(history[-1], epoch=done)] if history else []
-    if len(history) < done:
-        return []
-    checkpoint.restore(manager.latest_checkpoint).expect_partial()
+    try:
+        done = int(manager.latest_checkpoint.rsplit("-", 1)[1])
+        history: list[Epoch] = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        if len(history) < done:
+            raise ValueError(f"{len(history)} epochs in history.json, {done} in the checkpoint")
+        checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
+    except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
+        raise ModelError(
+            f"the checkpoint in {folder} cannot be read",
+            expected=f"{manager.latest_checkpoint} and history.json as they were written",
+            came=str(error).splitlines()[0],
+            do=f"remove {folder} to train this phase again",
+        ) from error
     return history[:done]
 
 
+def _sweep(folder: Path, latest: str | None) -> None:
+    """Remove what saves that were cut off left behind: each is as large as a checkpoint."""
+    keep = f"{Path(latest).name}." if latest else "nothing"
+    for path in folder.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "checkpoint" and not path.name.startswith(keep):
+            path.unlink()
+
+
 def _train_epoch(phase: Phase, model: Any, stream: BatchStream, *, number: int, callbacks: Any) -> Epoch:
+    name = f"{phase.name} {number + 1}/{phase.epochs}"
     callbacks.on_epoch_begin(number)
     model.reset_metrics()
     start_s = time.perf_counter()
-    waited_s = 0.0
-    loss = rate = 0.0
     batches = stream.epoch(number)
-    for index in progress(range(stream.steps), f"{phase.name} {number + 1}/{phase.epochs}"):
-        wait_s = time.perf_counter()
+    loss = rate = 0.0
+    took_s: list[float] = []
+    waited_s: list[float] = []
+
+    def step(index: int) -> None:
+        nonlocal loss, rate
+        begun_s = time.perf_counter()
         batch = next(batches)
-        waited_s += time.perf_counter() - wait_s
+        waited_s.append(time.perf_counter() - begun_s)
         rate = phase.schedule(number * stream.steps + index)
         model.optimizer.learning_rate.assign(rate)
         callbacks.on_train_batch_begin(index)
         loss = float(model.train_on_batch(batch.x, batch.y, sample_weight=batch.weights, reset_metrics=False))
         callbacks.on_train_batch_end(index)
+        took_s.append(time.perf_counter() - begun_s)
+
+    # Keras traces the graph in the first step, which takes much longer than all others: it is shown and timed apart.
+    untimed = 1 if model.train_function is None else 0
+    if untimed:
+        with waiting(f"{name}: building the graph"):
+            step(0)
+    for index in progress(range(untimed, stream.steps), name):
+        step(index)
     callbacks.on_epoch_end(number)
-    seconds = time.perf_counter() - start_s
+    _require_finite(loss, phase, name)
+    timed = slice(untimed if len(took_s) > untimed else 0, None)
     return {
         "epoch": number + 1,
         "loss": loss,
-        "seconds": round(seconds, 2),
-        "step_ms": round(1000 * (seconds - waited_s) / stream.steps, 2),
-        "input_wait_share": round(waited_s / seconds, 4),
+        "seconds": round(time.perf_counter() - start_s, 2),
+        "step_ms": round(1000 * float(np.mean(took_s[timed]) - np.mean(waited_s[timed])), 2),
+        "input_wait_share": round(sum(waited_s[timed]) / sum(took_s[timed]), 4),
         "learning_rate": rate,
     }
+
+
+def _require_finite(loss: float, phase: Phase, name: str) -> None:
+    if not math.isfinite(loss):
+        raise ModelError(
+            f"training diverged in {name}",
+            expected="a loss that is a number",
+            came=str(loss),
+            do=f"lower --{phase.name}-rate, under another --name",
+        )
 
 
 def _log_loss(labels: npt.NDArray[np.int64], probabilities: Floats) -> float:

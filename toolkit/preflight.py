@@ -1,4 +1,4 @@
-"""What would stop a long training hours later, found before it starts: memory and disk."""
+"""What would stop a long training hours later, found before it starts: memory, disk, missing initial weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from firmware_bridge.errors import ResourceError
+from firmware_bridge.errors import ConfigError, ResourceError
 
 # Checkpoints of B0 with Adam's moments (48 MB) in three phases, model files, cache and report.
 _RUN_BYTES = 600_000_000
@@ -34,6 +34,28 @@ def check_resources(folder: Path, *, images: int, size_px: int, batch_size: int)
     if available is not None:
         needed = _TENSORFLOW_BYTES + 2 * pixels_bytes + batch_size * size_px * size_px * _STEP_BYTES_PER_PIXEL
         _require("memory for training", needed, available, "lower --batch-size or --size-px, or end other programs")
+
+
+def check_weights(weights: str, *, backbone: str) -> None:
+    """Find out whether `weights` ("none", "imagenet" or a file) can be had for `backbone`, as far as that is cheap.
+
+    Raises:
+        ConfigError: no such file, or no ImageNet weights for this backbone.
+    """
+    if weights == "imagenet" and backbone != "efficientnet-b0":
+        raise ConfigError(
+            f"there are no ImageNet weights for {backbone}",
+            expected="backbone efficientnet-b0 (keras.applications has no other of ours)",
+            came=backbone,
+            do="use --weights none, or a weights file of an earlier run",
+        )
+    if weights not in ("none", "imagenet") and not Path(weights).expanduser().is_file():
+        raise ConfigError(
+            f"the weights file {weights} is not there",
+            expected="none, imagenet, or the final.weights.h5 of an earlier run",
+            came="no such file",
+            do="mend --weights",
+        )
 
 
 def _require(what: str, needed: int, there: int, do: str) -> None:

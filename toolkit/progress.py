@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
+
+from toolkit.quiet import terminal
 
 Item = TypeVar("Item")
 LINE_EVERY_S = 10.0
@@ -23,7 +25,7 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
     if total is None and isinstance(items, Sized):
         total = len(items)
     # The bar's library comes with the extras; a bare device shows lines.
-    if sys.stderr.isatty() and importlib.util.find_spec("rich"):
+    if terminal().isatty() and importlib.util.find_spec("rich"):
         yield from _bar(items, description, total=total)
     else:
         yield from _lines(items, description, total=total)
@@ -47,7 +49,7 @@ def _bar(items: Iterable[Item], description: str, *, total: int | None) -> Itera
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(file=terminal())) as bar:
         yield from bar.track(items, total=total, description=description)
 
 
@@ -57,7 +59,27 @@ def _lines(items: Iterable[Item], description: str, *, total: int | None) -> Ite
         now_s = time.monotonic()
         if now_s - last_s >= LINE_EVERY_S:
             of = f" of {total}" if total else ""
-            sys.stderr.write(f"{description}: {done}{of}, {now_s - start_s:.0f} s\n")
-            sys.stderr.flush()
+            _line(f"{description}: {done}{of}, {now_s - start_s:.0f} s")
             last_s = now_s
         yield item
+
+
+@contextmanager
+def waiting(description: str) -> Iterator[None]:
+    """Show that something is going on that cannot be counted: a spinner on a terminal, a line elsewhere."""
+    if terminal().isatty() and importlib.util.find_spec("rich"):
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(file=terminal()), transient=True) as bar:
+            bar.add_task(description, total=None)
+            yield
+    else:
+        _line(description)
+        yield
+
+
+def _line(text: str) -> None:
+    terminal().write(text + "\n")
+    terminal().flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from firmware_bridge.errors import ModelError
-from toolkit.model import InputScale
+from toolkit.input_scale import InputScale
 from toolkit.tf import keras, tfmot
 
 _quantizers = tfmot.quantization.keras.quantizers

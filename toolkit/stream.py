@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from firmware_bridge.preprocess import Preprocessing
 from toolkit.augment import Augmenter
-from toolkit.model import InputScale
+from toolkit.input_scale import InputScale
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

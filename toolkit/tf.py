@@ -6,6 +6,7 @@ import os
 import sys
 
 from firmware_bridge.errors import ConfigError, MissingExtraError
+from toolkit.quiet import quiet
 
 __all__ = ["keras", "tf", "tfmot"]
 
@@ -17,13 +18,14 @@ if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
         do="export TF_USE_LEGACY_KERAS=1, or import toolkit.tf first",
     )
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-# TensorFlow logs device probing at every start; errors still come through.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 try:
-    import tensorflow as tf
-    import tensorflow_model_optimization as tfmot
-    import tf_keras as keras
+    with quiet():
+        # A machine without a GPU is told so as an error, at every start. What matters comes as an exception too.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        import tensorflow as tf
+        import tensorflow_model_optimization as tfmot
+        import tf_keras as keras
 except ImportError as error:
     raise MissingExtraError.for_module(error.name or "tensorflow", "train") from error
 

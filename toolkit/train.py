@@ -17,13 +17,14 @@ from toolkit.augment import Augmenter
 from toolkit.config import TrainConfig, read_config
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import Grey, Loaded, geometric_and_tonal, load
-from toolkit.files import write_atomically
+from toolkit.files import replacing, write_atomically
 from toolkit.model import Architecture, build_classifier
 from toolkit.phase import Phase, Schedule, Validation, reestimate_batch_norm, run_phase
+from toolkit.progress import waiting
 from toolkit.prune import pruning_callbacks, seed_everything, strip_pruning, wrap_for_pruning
 from toolkit.qat import quantize_aware
 from toolkit.stream import BatchStream, TrainingSet
-from toolkit.weights import load_initial_weights
+from toolkit.weights import load_initial_weights, load_weights
 
 Say = Callable[[str], None]
 
@@ -87,8 +88,8 @@ def claim_run(folder: Path, config: TrainConfig) -> None:
     path = folder / "config.toml"
     if path.exists():
         before = read_config(path, {})
-        # None of these changes what is trained.
-        free = ("workers", "allow_leaks", "allow_int8_loss")
+        # None of these changes what is trained; what is exported is made anew at every start.
+        free = ("workers", "allow_leaks", "allow_int8_loss", "max_int8_loss", "sensitivity", "representative", "golden")
         differing = [
             f.name
             for f in dataclasses.fields(config)
@@ -234,7 +235,8 @@ class _Run:
         return self._settled("prune", fresh, stream)
 
     def qat_phase(self, pruned: Any) -> Any:
-        quantized = quantize_aware(pruned, input_scale=self.arch.input_scale)
+        with waiting("qat: quantizing the graph"):
+            quantized = quantize_aware(pruned, input_scale=self.arch.input_scale)
         stream = self.stream(2)
         self.fit("qat", quantized, stream, epochs=self.config.qat_epochs, rate=self.config.qat_rate)
         return quantized
@@ -243,11 +245,10 @@ class _Run:
         """`model` with re-estimated batch-norm statistics, from disk when an earlier run had come this far."""
         path = self.folder / name / "final.weights.h5"
         if path.exists():
-            model.load_weights(path)
+            load_weights(model, path)
             return model
-        reestimate_batch_norm(model, stream)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name("part.weights.h5")
-        model.save_weights(part)
-        part.replace(path)
+        with waiting(f"{name}: averaging batch statistics"):
+            reestimate_batch_norm(model, stream)
+        with replacing(path) as part:
+            model.save_weights(part)
         return model

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from firmware_bridge.errors import AuditError, ConfigError
+from firmware_bridge.errors import AuditError, ConfigError, InputError
 from toolkit.config import TrainConfig
 from toolkit.data.audit import AuditReport, audit
 from toolkit.data.audit_report import write_report
 from toolkit.data.index import Index
 from toolkit.data.readers import read_class_folders
 from toolkit.data.split import patient_split
-from toolkit.preflight import check_resources
+from toolkit.files import only_here, write_atomically
+from toolkit.preflight import check_resources, check_weights
+from toolkit.progress import waiting
 
 Say = Callable[[str], None]
 
@@ -45,23 +50,38 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
 
     Raises:
         AuditError: the splits leak and `config.allow_leaks` is off.
-        ConfigError: the run's folder belongs to another configuration or other data.
+        ConfigError: the run's folder belongs to another configuration or other data, or another process is in it.
         ExportGateError: int8 lost too much.
         InputError: the X-rays cannot be used.
         ModelError: the graph cannot be built, quantized or converted.
         ResourceError: memory or disk will not do.
     """
     folder = out / config.name
-    index, report = prepare_data(source, config, folder=folder, say=say)
-    check_resources(folder, images=len(index), size_px=config.size_px, batch_size=config.batch_size)
-    # TensorFlow takes seconds to import: everything that can fail without it has passed by now.
-    from toolkit.bundle_run import bundle_run, calibrate_run
-    from toolkit.evaluate import evaluate
-    from toolkit.export_run import export_run
-    from toolkit.report import training_report
-    from toolkit.score_index import NamedIndex
-    from toolkit.train import architecture, claim_run, read_data, train
-    from toolkit.under_test import from_run
+    given = read_class_folders(source) if source.is_dir() else Index.read(source)
+    _require_positive(given, config)
+    check_weights(config.weights, backbone=config.backbone)
+    with only_here(folder):
+        finished = _finished_before(folder, config, given)
+        if finished:
+            say(f"{folder}: finished before, nothing has changed; remove it to start anew")
+            return finished
+        check_resources(folder, images=len(given), size_px=config.size_px, batch_size=config.batch_size)
+        index, report = prepare_data(given, config, folder=folder, say=say)
+        finished = _train_and_export(index, report, config, folder=folder, say=say)
+        write_atomically(folder / _DONE, _done(config, given))
+    return finished
+
+
+def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *, folder: Path, say: Say) -> Finished:
+    with waiting("starting TensorFlow"):
+        # It takes seconds to import: everything that can fail without it has passed by now.
+        from toolkit.bundle_run import bundle_run, calibrate_run
+        from toolkit.evaluate import evaluate
+        from toolkit.export_run import export_run
+        from toolkit.report import training_report
+        from toolkit.score_index import NamedIndex
+        from toolkit.train import architecture, claim_run, read_data, train
+        from toolkit.under_test import from_run
 
     claim_run(folder, config)
     index.write(folder / "index.csv")
@@ -84,7 +104,39 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
     return Finished(folder=folder, bundle=bundle, report=training_report(folder))
 
 
-def prepare_data(source: Path, config: TrainConfig, *, folder: Path, say: Say) -> tuple[Index, AuditReport]:
+_DONE = "done.json"
+
+
+def _done(config: TrainConfig, given: Index) -> str:
+    """What a finished run came from; equal for a second start that has nothing to do."""
+    facts = repr(sorted(_facts(given, given)))
+    said = {
+        "version": metadata.version("cxr-edge"),
+        "config": replace(config, workers=0).to_toml(),  # how many threads augment changes nothing
+        "index": hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest(),
+    }
+    return json.dumps(said, indent=1)
+
+
+def _finished_before(folder: Path, config: TrainConfig, given: Index) -> Finished | None:
+    finished = Finished(folder=folder, bundle=folder / f"{config.name}.cxr", report=folder / "report.html")
+    done = folder / _DONE
+    if not (done.is_file() and finished.bundle.is_file() and finished.report.is_file()):
+        return None
+    return finished if done.read_text(encoding="utf-8") == _done(config, given) else None
+
+
+def _require_positive(given: Index, config: TrainConfig) -> None:
+    if config.positive not in given.labels() or len(given.labels()) < 2:
+        raise InputError(
+            "the X-rays do not show both classes",
+            expected=f"some labelled '{config.positive}', and others",
+            came=", ".join(given.labels()) or "no X-ray",
+            do="add the missing class, or name the positive label with --positive",
+        )
+
+
+def prepare_data(given: Index, config: TrainConfig, *, folder: Path, say: Say) -> tuple[Index, AuditReport]:
     """The index with splits, and its audit.
 
     A run that was begun keeps the splits that it began with. An index without splits gets them by patient; pictures
@@ -93,17 +145,16 @@ def prepare_data(source: Path, config: TrainConfig, *, folder: Path, say: Say) -
     Raises:
         AuditError: the splits leak and `config.allow_leaks` is off.
         ConfigError: the run was begun with other X-rays.
-        InputError: the source cannot be read as an index.
+        InputError: the X-rays cannot be split.
     """
-    given = read_class_folders(source) if source.is_dir() else Index.read(source)
     begun = folder / "index.csv"
     if begun.exists():
         index = Index.read(begun)
-        if {row.path for row in index} - {row.path for row in given}:
+        if _facts(index, given) - _facts(given, given):
             raise ConfigError(
                 f"{folder} holds a run on other X-rays",
-                expected=f"the X-rays of {begun}",
-                came=f"{source}",
+                expected=f"the X-rays, labels, patients and splits of {begun}",
+                came=f"an index of {len(given)} X-rays that says otherwise",
                 do="choose another --name, or remove that folder to start anew",
             )
         report = audit(index)
@@ -124,6 +175,12 @@ def prepare_data(source: Path, config: TrainConfig, *, folder: Path, say: Say) -
     say("X-rays: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
     _refuse_leaks(report, config, folder)
     return index, report
+
+
+def _facts(index: Index, given: Index) -> set[tuple[str, ...]]:
+    """What training depends on; splits only where `given` came with them."""
+    splits = _has_splits(given)
+    return {(str(row.path), row.label, row.patient_id, row.split if splits else "") for row in index}
 
 
 def _has_splits(index: Index) -> bool:

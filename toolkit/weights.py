@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from firmware_bridge.errors import ConfigError, ModelError
-from toolkit.model import InputScale
-from toolkit.tf import keras
+from toolkit.input_scale import InputScale
+from toolkit.preflight import check_weights
+from toolkit.tf import keras, tf
 
 _PLACE = "~/.keras/models/efficientnetb0_notop.h5"
 
@@ -30,32 +31,27 @@ def load_initial_weights(model: Any, weights: str, *, backbone: str, input_scale
     """
     if weights == "none":
         return
+    check_weights(weights, backbone=backbone)
     if weights == "imagenet":
-        if backbone != "efficientnet-b0":
-            raise ConfigError(
-                f"there are no ImageNet weights for {backbone}",
-                expected="backbone efficientnet-b0 (keras.applications has no other of ours)",
-                came=backbone,
-                do="use --weights none, or a weights file of an earlier run",
-            )
         fold_reference(_imagenet_reference(), model, input_scale=input_scale)
         return
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise ConfigError(
-            f"the weights file {weights} is not there",
-            expected="none, imagenet, or a .weights.h5 file",
-            came="no such file",
-            do="mend --weights",
-        )
+    load_weights(model, Path(weights).expanduser())
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Put the weights that a run saved into `model`, in place.
+
+    Raises:
+        ModelError: the file is damaged, or belongs to another graph.
+    """
     try:
         model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, tf.errors.OpError) as error:
         raise ModelError(
-            f"the weights in {weights} do not fit {backbone}",
+            f"the weights in {path} do not fit {model.name}",
             expected="weights saved by a run with the same backbone",
             came=str(error).splitlines()[0],
-            do="choose the backbone those weights were trained with",
+            do="choose the backbone those weights were trained with, or remove the file to train them again",
         ) from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from firmware_bridge.decode import decode
 from firmware_bridge.errors import ImageError, InputError
 from firmware_bridge.preprocess import Preprocessing
 from toolkit.data.index import Xray
+from toolkit.files import replacing, write_atomically
 from toolkit.progress import progress
 
 Grey = npt.NDArray[np.uint8]
@@ -155,9 +155,6 @@ class _Cache:
     def write(self, loaded: Loaded, rows: Sequence[Xray]) -> None:
         reasons = dict(loaded.unreadable)
         bad = {str(i): reasons[x.path] for i, x in enumerate(rows) if x.path in reasons}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as file:
-            np.save(file, loaded.pixels)
-        part.replace(self._path)
-        self._path.with_suffix(".json").write_text(json.dumps({"unreadable": bad}), encoding="utf-8")
+        with replacing(self._path) as part:
+            np.save(part, loaded.pixels)
+        write_atomically(self._path.with_suffix(".json"), json.dumps({"unreadable": bad}))
