@@ -29,3 +29,6 @@ class InputScale:
     def range(self) -> tuple[float, float]:
         """The least and the greatest input that grey bytes can give."""
         return (-self.zero_grey * self.scale, (255 - self.zero_grey) * self.scale)
+
+
+INPUT_SCALE = InputScale()

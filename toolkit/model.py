@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.backbones.efficientnet import efficientnet_features
 from toolkit.backbones.kinds import require_backbone
-from toolkit.input_scale import InputScale
+from toolkit.input_scale import INPUT_SCALE, InputScale
 from toolkit.tf import keras
 
 FEATURES_LAYER = "top_activation"
@@ -31,7 +31,7 @@ class Architecture:
 
     backbone: str = "efficientnet-b0"
     size_px: int = 224
-    input_scale: InputScale = InputScale()
+    input_scale: InputScale = INPUT_SCALE
     dropout: float = 0.2
     drop_connect: float = 0.1
     l2: float = 0.0

@@ -40,7 +40,8 @@ def _stock_float(out: Path) -> None:
 
 def _onnx(out: Path) -> None:
     """Our one-channel B0 before pruning and quantization: the peers get the same network, not the stock one."""
-    from toolkit.model import Architecture, InputScale, build_classifier
+    from toolkit.input_scale import InputScale
+    from toolkit.model import Architecture, build_classifier
     from toolkit.tf import keras, tf
 
     keras.utils.set_random_seed(SEED)
