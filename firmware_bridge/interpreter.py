@@ -164,7 +164,7 @@ def _check_identifier(model: Path | bytes) -> None:
             "this is not a TFLite model",
             expected="a file with 'TFL3' at byte 4",
             came=repr(head[4:8]) if head else "an empty file",
-            do="give a .tflite file as `cxr-edge export` writes it",
+            do="give a .tflite file as `cxr-edge train-qat` writes it",
         )
 
 
@@ -259,7 +259,7 @@ def _wrong_form(expected: str, came: str) -> ModelError:
         "this model is not of the form that cxr-edge runs",
         expected=expected,
         came=came,
-        do="give a model that `cxr-edge export` or `cxr-edge train-qat` wrote",
+        do="give a model that `cxr-edge train-qat` wrote",
     )
 
 

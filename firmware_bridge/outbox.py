@@ -20,7 +20,6 @@ _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 _POLL_S = 1.0
 _GOODBYE_S = 2.0
-_FETCH = 64
 
 
 class Outbox:

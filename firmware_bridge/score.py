@@ -113,7 +113,7 @@ class Calibration:
                 "impossible calibration",
                 expected="a temperature above 0, a finite bias, a threshold from 0 to 1",
                 came=f"{self.temperature}, {self.bias}, {self.threshold}",
-                do="calibrate again and build the bundle again",
+                do="calibrate the model again (`cxr-edge train-qat`), then build the bundle again",
             )
 
     def probability(self, logit: float) -> float:

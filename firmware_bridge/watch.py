@@ -43,7 +43,7 @@ class FolderWatch:
                 "the kernel cannot be asked about files here",
                 expected="Linux with inotify",
                 came=str(error),
-                do="use --poll",
+                do="use --poll SECONDS",
             ) from error
 
         tell = self._on_event
@@ -66,7 +66,7 @@ class FolderWatch:
                 "the folder cannot be watched",
                 expected="a free inotify watch for each subfolder",
                 came=error.strerror or str(error),
-                do="raise the sysctl fs.inotify.max_user_watches, or use --poll",
+                do="raise the sysctl fs.inotify.max_user_watches, or use --poll SECONDS",
             ) from error
 
     def stop(self) -> None:

@@ -146,7 +146,7 @@ def from_run(folder: Path) -> list[ModelUnderTest]:
             f"{folder} holds no model",
             expected="a finished run with " + " or ".join(f"models/{name}" for name in RUN_FILES[:2]),
             came="none of these files",
-            do=f"finish it with: cxr-edge train-qat --out {folder.parent}",
+            do="give the command that began the run again (cxr-edge train-qat ...): it goes on where it was cut off",
         )
     return [from_file(path) for path in found]
 
@@ -238,7 +238,7 @@ def _calibration_of(path: Path, precision: str) -> Mapping[str, Any]:
             f"{file} cannot be read",
             expected="the calibration of a run, as JSON",
             came=str(error),
-            do="calibrate again",
+            do="remove it and give the run's cxr-edge train-qat command again",
         ) from error
     models = told.get("models", told) if isinstance(told, dict) else {}
     for key in (path.name, f"models/{path.name}", precision):

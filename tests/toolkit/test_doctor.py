@@ -26,7 +26,6 @@ WELL = Facts(
     environment={},
     folder="/srv/xrays",
     free_disk_bytes=8000 * MIB,
-    total_memory_bytes=4000 * MIB,
     available_memory_bytes=3000 * MIB,
     clock_s=1.8e9,
     newest_file_s=1.79e9,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.errors import ModelError
+from toolkit.memory import resident_bytes
 
 _LIMIT_S = 120.0
 
@@ -21,7 +22,7 @@ class Cold:
     Attributes:
         start_ms: from the start of the process to the first score, imports and loading included.
         first_inference_ms: the first run of the interpreter alone.
-        rss_bytes: resident memory after the first score.
+        rss_bytes: resident memory after the first score; 0 where the system does not tell.
     """
 
     start_ms: float
@@ -64,14 +65,7 @@ def _score_once(model: Path, image: Path, threads: int) -> dict[str, float]:
     start_s = time.perf_counter()
     interpreter.run(pixels)
     first_s = time.perf_counter() - start_s
-    return {"scored_at_s": time.time(), "first_inference_ms": first_s * 1000, "rss_bytes": _rss_bytes()}
-
-
-def _rss_bytes() -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return {"scored_at_s": time.time(), "first_inference_ms": first_s * 1000, "rss_bytes": resident_bytes() or 0}
 
 
 if __name__ == "__main__":

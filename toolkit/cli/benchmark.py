@@ -11,7 +11,7 @@ from firmware_bridge.errors import ConfigError
 from firmware_bridge.result import NOTICE
 
 
-@click.command("benchmark")
+@click.command("benchmark", epilog=NOTICE)
 @click.option(
     "--model",
     "models",
@@ -71,5 +71,5 @@ def _numbers(text: str) -> tuple[int, ...]:
             "--threads cannot be read",
             expected="whole numbers separated by commas, such as 1,2",
             came=text,
-            do="cxr-edge benchmark --help",
+            do="write for example --threads 1,2",
         ) from error

@@ -12,7 +12,7 @@ from firmware_bridge.result import NOTICE
 _COLOUR = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
-@click.command("doctor")
+@click.command("doctor", epilog=NOTICE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
 @click.option(
     "--folder",

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from firmware_bridge.errors import ConfigError
+from firmware_bridge.result import NOTICE
 
 
-@click.command("evaluate")
+@click.command("evaluate", epilog=NOTICE)
 @click.option("--model", "models", type=click.Path(path_type=Path), multiple=True, help="A .tflite file; repeatable.")
 @click.option("--bundle", "bundles", type=click.Path(path_type=Path), multiple=True, help="A .cxr bundle; repeatable.")
 @click.option("--run", "runs", type=click.Path(path_type=Path), multiple=True, help="A training run; repeatable.")

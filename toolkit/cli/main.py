@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from firmware_bridge.errors import CxrEdgeError, MissingExtraError, ResourceError
+from firmware_bridge.result import NOTICE
 
 # name -> (module, one line of help); the module is imported when the command is called, its object is `command`.
 COMMANDS = {
@@ -23,7 +24,6 @@ COMMANDS = {
     "benchmark": ("toolkit.cli.benchmark", "Time decode, preprocessing, inference and explanation."),
     "doctor": ("toolkit.cli.doctor", "Look for what would go wrong here, and how to mend it."),
 }
-NOTICE = "Not for diagnosis: a research tool, not a medical device."
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

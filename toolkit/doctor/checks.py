@@ -165,7 +165,11 @@ def _check_disk(facts: Facts) -> Iterator[Finding]:
     if facts.free_disk_bytes < AGENT_DISK_BYTES:
         yield problem("disk", free, f"du -xh --max-depth=2 {facts.folder} | sort -h | tail shows what to remove")
     elif facts.free_disk_bytes < TRAIN_DISK_BYTES and "tensorflow" in facts.packages:
-        yield note("disk", f"{free}: enough to score, little to train", "cxr-edge train-qat --help: put runs elsewhere")
+        yield note(
+            "disk",
+            f"{free}: enough to score, little to train",
+            "put runs on another disk: cxr-edge train-qat --out FOLDER",
+        )
     else:
         yield ok("disk", free)
 
@@ -178,7 +182,7 @@ def _check_memory(facts: Facts) -> Iterator[Finding]:
     if facts.available_memory_bytes < AGENT_MEMORY_BYTES:
         yield problem("memory", free, "ps aux --sort=-rss | head shows which programs hold it; end what isn't needed")
     elif facts.available_memory_bytes < TRAIN_MEMORY_BYTES and "tensorflow" in facts.packages:
-        yield note("memory", f"{free}: enough to score, little to train", "train with a smaller batch")
+        yield note("memory", f"{free}: enough to score, little to train", "cxr-edge train-qat --batch-size 8")
     else:
         yield ok("memory", free)
 

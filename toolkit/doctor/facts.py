@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolkit.extras import DISTRIBUTION, canonical, requirements
+from toolkit.memory import available_bytes
 
 PROBE_MODEL = Path(__file__).with_name("probe.int8.tflite")
 PROBE_LIMIT_S = 60.0
@@ -65,7 +66,6 @@ class Facts:
     environment: Mapping[str, str]
     folder: str
     free_disk_bytes: int
-    total_memory_bytes: int | None
     available_memory_bytes: int | None
     clock_s: float
     newest_file_s: float
@@ -80,7 +80,6 @@ def read_facts(folder: Path, *, models: Sequence[Path] = ()) -> Facts:
         folder: the folder to work in; the space on its disk is what counts.
         models: `.tflite` files to run beside the doctor's own small one.
     """
-    memory = _memory_bytes()
     return Facts(
         python=sys.version_info[:3],
         machine=platform.machine(),
@@ -93,8 +92,7 @@ def read_facts(folder: Path, *, models: Sequence[Path] = ()) -> Facts:
         environment={name: os.environ[name] for name in ("TF_USE_LEGACY_KERAS",) if name in os.environ},
         folder=str(folder),
         free_disk_bytes=shutil.disk_usage(folder).free,
-        total_memory_bytes=memory.get("MemTotal"),
-        available_memory_bytes=memory.get("MemAvailable"),
+        available_memory_bytes=available_bytes(),
         clock_s=time.time(),
         newest_file_s=_newest_installed_s(),
         clock_synchronized=_clock_synchronized(),
@@ -133,16 +131,6 @@ def _requirements() -> Mapping[str, Sequence[str]] | None:
         return requirements(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _memory_bytes() -> dict[str, int]:
-    """Memory by the kernel's names (`MemTotal`, `MemAvailable`); empty where there is no /proc."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split() for line in lines)
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in pairs if len(words) == 3 and words[2] == "kB"}
 
 
 def _newest_installed_s() -> float:
