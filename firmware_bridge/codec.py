@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import cv2
 import numpy as np
 
-from firmware_bridge.headers import Header, damaged
+from firmware_bridge.headers import Header, damaged, unsupported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,13 +59,33 @@ def _ends_early(data: bytes, pixels: NDArray[np.uint8], flags: int) -> bool:
     return not np.array_equal(_imdecode(data[:end] + _PROBE + data[end:], flags), pixels)
 
 
-def decode_png_pixels(data: bytes) -> NDArray[np.uint8]:
+def decode_png_pixels(data: bytes, *, alpha: bool = False) -> NDArray[np.uint8]:
     """The pixels of a PNG whose header was checked: (H, W) uint8, 16 bit stretched over its robust range.
+
+    Args:
+        data: the file.
+        alpha: whether it has an alpha channel, which must be opaque then.
 
     Raises:
         UnreadableImage: compressed pixels that cannot be decoded.
+        UnsupportedImage: some of it is transparent: what lies behind it is not known.
     """
+    if alpha:
+        _require_opaque(data)
     return to_uint8(_imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH))
+
+
+def _require_opaque(data: bytes) -> None:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # (H, W, 4) uint8 or uint16
+    except cv2.error as error:
+        raise damaged("compressed pixels that cannot be decoded") from error
+    if pixels is None or pixels.ndim != 3 or pixels.shape[2] != 4:
+        raise damaged("compressed pixels that cannot be decoded")
+    if int(pixels[:, :, 3].min()) < np.iinfo(pixels.dtype).max:
+        raise unsupported(
+            "a PNG with a transparent part (alpha channel)", do="flatten it: export it as grey without transparency"
+        )
 
 
 def _imdecode(data: bytes, flags: int) -> NDArray[np.uint8 | np.uint16]:

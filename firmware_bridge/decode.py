@@ -226,8 +226,11 @@ def _decode_jpeg(data: bytes, *, min_side_px: int | None, limits: Limits) -> Dec
 
 def _decode_png(data: bytes, *, limits: Limits) -> Decoded:
     png = read_png(data)
-    check_size(png.header.width_px, png.header.height_px, limits=limits)
-    pixels = decode_png_pixels(bounded_png(png))
+    alpha = png.header.channels in (2, 4)
+    # Its opacity is looked at in four samples a pixel, of which only one is kept.
+    most = limits.max_pixels // 4 if alpha else limits.max_pixels
+    check_size(png.header.width_px, png.header.height_px, limits=limits, max_pixels=most)
+    pixels = decode_png_pixels(bounded_png(png), alpha=alpha)
     return _upright(pixels, png.header, "png")
 
 

@@ -33,7 +33,7 @@ class Header:
         width_px: as stored, before any EXIF rotation.
         height_px: as stored.
         bits: of one sample.
-        channels: 1 grey, 3 colour.
+        channels: samples a pixel: 1 grey, 3 colour; with alpha 2 and 4.
         scans: passes that a JPEG needs; 1 for a PNG.
         progressive: the whole picture's coefficients are held in memory while it is decoded.
         exif: the EXIF block (starts with the TIFF header), empty without one.

@@ -16,6 +16,10 @@ _TRUSTED_DEFLATED_BYTES = 1024 * 1024
 # The rows of 32 million grey pixels of 16 bit, twice the largest chest detector.
 _KEPT_BYTES = 64 * 1024 * 1024
 _STEP_BYTES = 1024 * 1024
+# Colour type (table 11.1) to samples a pixel and the sizes that a sample may have, in bits.
+_KINDS = {0: (1, (1, 2, 4, 8, 16)), 2: (3, (8, 16)), 3: (1, (1, 2, 4, 8)), 4: (2, (8, 16)), 6: (4, (8, 16))}
+_PALETTE = 3
+_GREY_EXPORT = "flatten it: export it as grey without transparency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +30,28 @@ class Png:
         header: what it says of its picture.
         data: the whole file.
         start: the payload of its first chunk, IHDR.
+        palette: the payload of PLTE, every entry of it grey; empty without one.
         deflated: its compressed rows, as they lie in `data`.
     """
 
     header: Header
     data: bytes
     start: bytes
+    palette: bytes
     deflated: Sequence[memoryview]
 
 
 def read_png(data: bytes) -> Png:
     """Walk all chunks of a PNG to its end, each against its checksum (W3C PNG, third edition, section 5).
 
+    A palette of greys passes, and so does an alpha channel: some of NIH's X-rays have an opaque one. Whether it is
+    opaque is seen when the pixels are decoded.
+
     Raises:
         UnreadableImage: truncated, or a checksum that does not fit.
-        UnsupportedImage: palette, transparency or animation.
+        UnsupportedImage: a coloured palette, transparency or animation.
     """
-    position, start, exif = len(PNG_MAGIC), b"", b""
+    position, start, exif, palette, transparency = len(PNG_MAGIC), b"", b"", b"", b""
     deflated: list[memoryview] = []
     view = memoryview(data)
     while True:
@@ -67,22 +76,36 @@ def read_png(data: bytes) -> Png:
             exif = bytes(payload)
         elif kind == b"acTL":
             raise unsupported("an animated PNG")
+        elif kind == b"PLTE":
+            palette = bytes(payload)
         elif kind == b"tRNS":
-            raise unsupported("a PNG with transparency")
+            transparency = bytes(payload)
     if len(start) != 13 or not deflated:
         raise damaged("a PNG without a picture")
-    return Png(_png_header(start, exif=exif), data, start, deflated)
+    header = _png_header(start, exif=exif)
+    if start[9] != _PALETTE:
+        palette = b""  # in a colour picture it is a mere suggestion
+    else:
+        _check_palette(palette)
+    # With a palette: one byte of opacity an entry. Otherwise: one colour that is not to be seen.
+    if transparency and (not palette or transparency.strip(b"\xff")):
+        raise unsupported("a PNG with transparency", do=_GREY_EXPORT)
+    return Png(header, data, start, palette, deflated)
 
 
 def _png_header(start: bytes, *, exif: bytes) -> Header:
     width_px, height_px, bits, colour = struct.unpack(">IIBB", start[:10])
-    if colour == 3:
-        raise unsupported("a PNG with a palette")
-    if colour in (4, 6):
-        raise unsupported("a PNG with an alpha channel (RGBA)", do="flatten it: export it as grey without transparency")
-    if colour not in (0, 2) or bits not in (1, 2, 4, 8, 16):
+    channels, possible_bits = _KINDS.get(colour, (0, ()))
+    if bits not in possible_bits:
         raise damaged("a PNG with an impossible header")
-    return Header(width_px=width_px, height_px=height_px, bits=bits, channels=1 if colour == 0 else 3, exif=exif)
+    return Header(width_px=width_px, height_px=height_px, bits=bits, channels=channels, exif=exif)
+
+
+def _check_palette(palette: bytes) -> None:
+    if not palette or len(palette) % 3:
+        raise damaged("a PNG without the palette that it needs")
+    if not palette[0::3] == palette[1::3] == palette[2::3]:
+        raise unsupported("a PNG with a palette of colours", do=_GREY_EXPORT)
 
 
 def bounded_png(png: Png) -> bytes:
@@ -103,7 +126,8 @@ def bounded_png(png: Png) -> bytes:
     if not rows:
         return png.data
     # Colour profiles and the like are left out: grey levels are taken as they are.
-    chunks = ((b"IHDR", png.start), (b"IDAT", zlib.compress(b"".join(rows), 0)), (b"IEND", b""))
+    palette = ((b"PLTE", png.palette),) if png.palette else ()
+    chunks = ((b"IHDR", png.start), *palette, (b"IDAT", zlib.compress(b"".join(rows), 0)), (b"IEND", b""))
     return PNG_MAGIC + b"".join(piece for kind, payload in chunks for piece in _chunk(kind, payload))
 
 

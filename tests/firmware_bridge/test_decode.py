@@ -49,6 +49,10 @@ SIXTEEN = Image.fromarray(picture().astype(np.uint16) * 16)  # 12 bit in 16, as 
         pytest.param(saved(GREY, "JPEG", quality=95) + b"\0" * 99, "jpeg", 3, id="bytes-after-the-end"),
         pytest.param(saved(GREY, "PNG"), "png", 0, id="png"),
         pytest.param(saved(GREY.convert("RGB"), "PNG"), "png", 1, id="colour-png"),
+        pytest.param(saved(GREY.convert("RGBA"), "PNG"), "png", 1, id="opaque-rgba-png"),
+        pytest.param(saved(GREY.convert("LA"), "PNG"), "png", 1, id="opaque-grey-alpha-png"),
+        pytest.param(saved(GREY.convert("P"), "PNG"), "png", 0, id="grey-palette-png"),
+        pytest.param(saved(GREY.convert("P"), "PNG", transparency=b"\xff" * 256), "png", 0, id="opaque-palette-png"),
         pytest.param(saved(GREY, "TIFF"), "tiff", 0, id="tiff"),
         pytest.param(saved(GREY, "TIFF", compression="tiff_lzw"), "tiff", 0, id="tiff-lzw"),
         pytest.param(saved(GREY, "TIFF", compression="jpeg", quality=95), "tiff", 3, id="tiff-jpeg"),
@@ -172,6 +176,16 @@ def inflating_png() -> bytes:
     return whole[:at] + struct.pack(">I", len(payload) - 4) + payload + struct.pack(">I", zlib.crc32(payload)) + end
 
 
+def see_through(mode: str) -> Image.Image:
+    """GREY with an alpha channel that is opaque but for one pixel."""
+    image = GREY.convert(mode)
+    alpha = Image.new("L", image.size, 255)
+    alpha.putpixel((5, 5), 254)
+    image.putalpha(alpha)
+    return image
+
+
+COLOURED = Image.merge("RGB", [GREY, GREY, Image.new("L", GREY.size, 90)])
 FRAMES = [Image.fromarray(picture(64, 64)), Image.fromarray(picture(64, 64)[:, ::-1])]
 BAD: list[tuple[str, bytes, type[ImageError], str]] = [
     ("zero-byte", b"", UnreadableImage, "0 bytes"),
@@ -188,9 +202,10 @@ BAD: list[tuple[str, bytes, type[ImageError], str]] = [
     ("30000x30000-png", png(30000, 30000), ImageOutOfBounds, "30000 x 30000"),
     ("30000x30000-jpeg", huge_jpeg(), ImageOutOfBounds, "30000 x 30000"),
     ("greatest-png", png(2**31 - 1, 2**31 - 1), ImageOutOfBounds, "2147483647"),
-    ("rgba-png", saved(GREY.convert("RGBA"), "PNG"), UnsupportedImage, "RGBA"),
-    ("grey-alpha-png", saved(GREY.convert("LA"), "PNG"), UnsupportedImage, "alpha"),
-    ("palette-png", saved(GREY.convert("P"), "PNG"), UnsupportedImage, "palette"),
+    ("rgba-png", saved(see_through("RGBA"), "PNG"), UnsupportedImage, "transparent"),
+    ("grey-alpha-png", saved(see_through("LA"), "PNG"), UnsupportedImage, "transparent"),
+    ("palette-png", saved(COLOURED.quantize(8), "PNG"), UnsupportedImage, "palette of colours"),
+    ("see-through-palette", saved(GREY.convert("P"), "PNG", transparency=7), UnsupportedImage, "transparency"),
     ("transparent-png", saved(GREY, "PNG", transparency=3), UnsupportedImage, "transparency"),
     ("animated-png", saved(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), UnsupportedImage, "animated"),
     ("cmyk-jpeg", saved(GREY.convert("CMYK"), "JPEG"), UnsupportedImage, "CMYK"),
@@ -295,6 +310,32 @@ def test_a_large_colour_png_is_read() -> None:
     grey = noisy(np.uint8)
     colour = Image.fromarray(np.dstack([grey] * 3))
     assert np.abs(decode(saved(colour, "PNG")).pixels.astype(int) - grey).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+def test_a_large_png_with_a_palette_or_opaque_alpha_is_read_as_its_grey(mode: str) -> None:
+    pixels = noisy(np.uint8)
+    content = saved(Image.fromarray(pixels).convert(mode), "PNG", compress_level=1)
+    assert len(content) > 1_100_000
+    assert np.array_equal(decode(content).pixels, pixels)
+
+
+def test_sixteen_bit_alpha_is_looked_at() -> None:
+    pixels = np.dstack([picture().astype(np.uint16) * 256] * 3 + [np.full((HEIGHT_PX, WIDTH_PX), 65535, np.uint16)])
+    assert decode(cv2.imencode(".png", pixels)[1].tobytes()).pixels.std() > 10
+    pixels[3, 3, 3] = 65534
+    with pytest.raises(UnsupportedImage):
+        decode(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def test_alpha_takes_four_times_the_memory_and_so_a_quarter_of_the_pixels() -> None:
+    with pytest.raises(ImageOutOfBounds, match="16000000"):
+        decode(png(6000, 6000, colour=6))
+
+
+def test_a_palette_that_is_missing_is_damage() -> None:
+    with pytest.raises(UnreadableImage, match="palette"):
+        decode(png(64, 64, colour=3))
 
 
 def test_a_large_png_whose_compressed_rows_end_early_is_seen() -> None:
