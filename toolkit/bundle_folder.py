@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 
 from calibration.golden import golden_rows, golden_tolerance
 from firmware_bridge.decode import decode
-from firmware_bridge.errors import BundleError
+from firmware_bridge.errors import BundleError, ImageError
 from firmware_bridge.interpreter import open_interpreter
 from firmware_bridge.manifest import PRECISIONS, CalibrationEntry, GoldenEntry, ModelEntry
 from firmware_bridge.preprocess import Preprocessing
@@ -20,13 +23,23 @@ from firmware_bridge.score import Calibration, Scorer
 from toolkit.bundle import build_bundle
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
-from toolkit.under_test import ModelUnderTest, from_run
+from toolkit.under_test import NEGATIVE, POSITIVE, ModelUnderTest, from_run
 
+# So many X-rays of the validation split are scored to choose the golden ones from.
 _CANDIDATES = 64
+_TOOLS = (
+    "cxr-edge",
+    "tensorflow",
+    "tf_keras",
+    "tensorflow-model-optimization",
+    "ai-edge-litert",
+    "albumentations",
+    "numpy",
+)
 
 
 def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golden: int = 6) -> Path:
-    """Build a bundle from `run/models/`, its calibration and its index.
+    """Build a bundle from what the folder of a run holds: models, calibration, index, export table and evaluation.
 
     Args:
         run: folder of a finished run.
@@ -35,55 +48,111 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
         golden: how many validation X-rays go in as golden cases; 0: none.
 
     Raises:
-        BundleError: the run has no calibrated int8 or FP16 model.
+        BundleError: the run has no calibrated int8 or FP16 model, or a file of it cannot be read.
         IndexFormatError: its index cannot be read (with golden cases wished for).
         ModelError: no model at all.
+        ResourceError: the bundle cannot be written.
     """
+    models = _deployable(run)
+    told, table = _read(run / "calibration.json").get("models", {}), _read(run / "export.json")
+    exported = {row["file"]: row for row in table.get("models", [])}
+    entries = [_entry(model, told, exported) for model in models]
+    files: dict[str, bytes | Path] = {}
+    for model, entry in zip(models, entries, strict=True):
+        files[entry.file] = model.content
+        assert model.head is not None  # `_entry` saw to it
+        files[entry.head] = model.head.to_bytes()
+    index = Index.read(run / "index.csv") if golden or (run / "index.csv").is_file() else None
+    images = _golden_images(index.select(split="validation"), models[0], golden) if index and golden else []
+    files.update({f"golden/{i}.png": image for i, image in enumerate(images)})
+    name = name or run.resolve().name
+    return build_bundle(
+        out or run / f"{name}.cxr",
+        name=name,
+        labels=_labels(models[0], index),
+        preprocessing=models[0].preprocessing.to_manifest(),
+        models=entries,
+        files=files,
+        golden=[case for model, entry in zip(models, entries, strict=True) for case in _cases(model, entry, images)],
+        metrics=_metrics(_read(run / "evaluation.json"), models[0].name),
+        data=_data(index),
+        sparsity=_sparsity(exported.get(Path(models[0].file).name)),
+        tools=_tools(),
+    )
+
+
+def _deployable(run: Path) -> list[ModelUnderTest]:
+    """The run's models that a bundle takes, the device's default first."""
     models = [model for model in from_run(run) if model.precision in PRECISIONS]
-    models.sort(key=lambda model: PRECISIONS.index(model.precision))
-    entries = [_entry(model, _told(run)) for model in models]
-    if not entries:
+    if not models:
         raise BundleError(
             f"{run} has nothing to deploy",
             expected="models/model.int8.tflite or models/model.fp16.tflite",
             came="neither",
             do="finish the run with `cxr-edge train-qat`",
         )
-    files: dict[str, bytes | Path] = {}
-    for model, entry in zip(models, entries, strict=True):
-        files[entry.file] = model.content
-        assert model.head is not None  # `_entry` saw to it
-        files[entry.head] = model.head.to_bytes()
-    cases: list[GoldenEntry] = []
-    data: dict[str, Any] = {}
-    if (run / "index.csv").is_file():
-        index = Index.read(run / "index.csv")
-        data = {"index_sha256": index.fingerprint(), "images": len(index)}
-    if golden:
-        images = _golden_images(Index.read(run / "index.csv").select(split="validation"), models[0], golden)
-        files.update({f"golden/{i}.png": image for i, image in enumerate(images)})
-        cases = [case for model, entry in zip(models, entries, strict=True) for case in _cases(model, entry, images)]
-    name = name or run.resolve().name
-    return build_bundle(
-        out or run / f"{name}.cxr",
-        name=name,
-        labels=models[0].labels or ("negative", "positive"),
-        preprocessing=models[0].preprocessing.to_manifest(),
-        models=entries,
-        files=files,
-        golden=cases,
-        data=data,
+    return sorted(models, key=lambda model: PRECISIONS.index(model.precision))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object of the run; empty where that stage has not been."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, str(error)) from error
+    if not isinstance(content, dict):
+        raise _unreadable(file, f"a {type(content).__name__}")
+    return content
+
+
+def _unreadable(file: Path, came: str) -> BundleError:
+    return BundleError(
+        f"{file} cannot be read",
+        expected="a JSON object as the run writes it",
+        came=came,
+        do="remove it and give the run's `cxr-edge train-qat` command again",
     )
 
 
-def _told(run: Path) -> dict[str, Any]:
-    """`calibration.json`: model file name -> what was fitted. `from_run` has found it readable."""
-    file = run / "calibration.json"
-    models = json.loads(file.read_text(encoding="utf-8")).get("models", {}) if file.is_file() else {}
-    return models if isinstance(models, dict) else {}
+def _labels(model: ModelUnderTest, index: Index | None) -> tuple[str, str]:
+    """(negative, positive): the index knows how its negative class is spelt."""
+    negative, positive = model.labels or (NEGATIVE, POSITIVE)
+    others = [label for label in index.labels() if label != positive] if index else []
+    return (others[0] if others else negative), positive
 
 
-def _entry(model: ModelUnderTest, told: dict[str, Any]) -> ModelEntry:
+def _metrics(evaluation: dict[str, Any], model: str) -> dict[str, Any]:
+    """Figures of the default model on the first set inside and the first outside, as `evaluation.json` has them."""
+    figures: dict[str, Any] = {"inside": {}, "outside": {}}
+    for one in evaluation.get("sets", []):
+        if not figures[one["role"]] and model in one["results"]:
+            figures[one["role"]] = one["results"][model]["metrics"]
+    return figures
+
+
+def _sparsity(row: dict[str, Any] | None) -> dict[str, float]:
+    """Shares of zeros in the default model's file, from its row in `export.json`."""
+    return {"pruned_kernels": row["zero_share_pruned"], "all_kernels": row["zero_share_total"]} if row else {}
+
+
+def _data(index: Index | None) -> dict[str, Any]:
+    if index is None:
+        return {}
+    return {"index_sha256": index.fingerprint(), "images": len(index), "train": len(index.select(split="train"))}
+
+
+def _tools() -> dict[str, str]:
+    """Versions of what made the bundle; a tool that is not installed here is left out."""
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in _TOOLS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _entry(model: ModelUnderTest, told: dict[str, Any], exported: dict[str, Any]) -> ModelEntry:
     if model.head is None or model.threshold is None:
         raise BundleError(
             f"{model.file} is not ready for a device",
@@ -91,10 +160,11 @@ def _entry(model: ModelUnderTest, told: dict[str, Any]) -> ModelEntry:
             came="no head" if model.head is None else "no threshold",
             do="finish the run with `cxr-edge train-qat`",
         )
-    fitted = told.get(Path(model.file).name, {})
+    name = Path(model.file).name
+    fitted = told.get(name, {})
     interval = fitted.get("threshold_interval")
     return ModelEntry(
-        file=f"models/{Path(model.file).name}",
+        file=f"models/{name}",
         precision=model.precision,
         head=f"models/head.{model.precision}.npy",
         calibration=CalibrationEntry(
@@ -104,14 +174,17 @@ def _entry(model: ModelUnderTest, told: dict[str, Any]) -> ModelEntry:
             wished_sensitivity=model.wished_sensitivity,
             threshold_interval=(float(interval[0]), float(interval[1])) if isinstance(interval, list) else None,
         ),
-        metrics={"validation": fitted},
+        metrics={"auroc_validation": exported.get(name, {}).get("auroc_validation"), "validation": fitted},
     )
 
 
 def _golden_images(rows: Index, model: ModelUnderTest, n: int) -> list[bytes]:
     """PNG files of validation X-rays: pixels only, so that no name or date of a patient travels in the bundle."""
     chosen = list(rows)[:: max(1, len(rows) // _CANDIDATES)]
-    images = [_png(row, model.preprocessing) for row in chosen]
+    images = []
+    for row in chosen:
+        with contextlib.suppress(ImageError):  # an X-ray that the run left out as well
+            images.append(_png(row, model.preprocessing))
     assert model.threshold is not None
     wanted = golden_rows(np.array(_probabilities(model, images, threads=1)), threshold=model.threshold, n=n)
     return [images[int(row)] for row in wanted]
@@ -125,6 +198,8 @@ def _png(xray: Xray, preprocessing: Preprocessing) -> bytes:
 
 
 def _cases(model: ModelUnderTest, entry: ModelEntry, images: Sequence[bytes]) -> list[GoldenEntry]:
+    if not images:
+        return []
     expected, again = (_probabilities(model, images, threads=threads) for threads in (1, 2))
     tolerance = golden_tolerance(expected, again)
     return [
