@@ -13,13 +13,14 @@ from toolkit.data.index import Index
 from toolkit.files import write_atomically
 from toolkit.plots import learning_curves
 from toolkit.report_evaluation import evaluation_sections, interval_cell
+from toolkit.report_export import export_blocks
 from toolkit.report_page import Block, Cell, Code, Facts, Figure, Figures, Note, Row, Section, Table, Text, render
-from toolkit.summary_text import headline, number
+from toolkit.summary_text import headline, megabytes, number, percent, words
 
 Json = Mapping[str, Any]
 
 REPORT_NAME = "report.html"
-# An index with far more rows than a folder of X-rays has is counted, never listed.
+# A page lists so many results of the agent; the caption counts all.
 _MAX_AGENT_ROWS = 200
 
 
@@ -79,7 +80,7 @@ def _headline(parts: Json) -> str:
         model = parts["export"]["models"][0]
         return (
             f"{model['file']}: AUROC {number(model.get('auroc_validation'))} on validation, "
-            f"{_megabytes(model['bytes'])}. Nothing outside was scored, so nothing is known about other hospitals."
+            f"{megabytes(model['bytes'])}. Nothing outside was scored, so nothing is known about other hospitals."
         )
     return "This run is not finished: there is no exported model yet."
 
@@ -93,9 +94,9 @@ def _summary_blocks(parts: Json) -> list[Block]:
         blocks.append(
             Facts(
                 [
-                    ("Deployed file", _megabytes(first["bytes"]), f"{_megabytes(first['gzip_bytes'])} gzip"),
+                    ("Deployed file", megabytes(first["bytes"]), f"{megabytes(first['gzip_bytes'])} gzip"),
                     ("AUROC on validation", number(first.get("auroc_validation")), str(first["file"])),
-                    ("Zeros in pruned kernels", "–" if zeros is None else f"{zeros:.1%}", "counted in the file"),
+                    ("Zeros in pruned kernels", percent(zeros), "counted in the file"),
                     ("Float operators", str(first["float_operators"]), f"{first['partitions']} delegate partition(s)"),
                 ]
             )
@@ -149,59 +150,6 @@ def _epoch_cell(key: str, value: float | None) -> str:
     return number(value, digits=1 if key == "seconds" else 4)
 
 
-def _export_blocks(export: Json) -> list[Block]:
-    models = export["models"]
-    rows: list[Row] = [
-        [
-            Cell(str(model["file"]), str(model["precision"])),
-            number(model.get("auroc_validation"), digits=4),
-            Cell(_megabytes(model["bytes"]), f"{_megabytes(model['gzip_bytes'])} gzip"),
-            *(_percent(model.get(key)) for key in ("zero_share_pruned", "zero_share_total")),
-            str(model["float_operators"]),
-            str(model["partitions"]),
-            Cell(
-                number(model.get("mean_abs_diff"), digits=4), f"at most {number(model.get('max_abs_diff'), digits=4)}"
-            ),
-        ]
-        for model in models
-    ]
-    columns = [
-        "File",
-        "AUROC on validation",
-        "Size",
-        "Zeros in pruned kernels",
-        "Zeros in all weights",
-        "Float operators",
-        "Partitions",
-        "Difference to float",
-    ]
-    blocks: list[Block] = [
-        Table("Counted in the written files; the difference is in probability, on real X-rays.", columns, rows)
-    ]
-    names = sorted({name for model in models for name in model.get("operators", {})})
-    if names:
-        operator_rows: list[Row] = [
-            [name, *(str(model.get("operators", {}).get(name, 0)) for model in models)] for name in names
-        ]
-        heads = ["Operator", *(str(model["file"]) for model in models)]
-        blocks.append(Table("Operators by type", heads, operator_rows, folded=True))
-    layers = export.get("layers", [])
-    if layers:
-        layer_rows: list[Row] = [
-            [
-                str(layer["name"]),
-                " × ".join(str(side) for side in layer["shape"]),
-                "yes" if layer["pruned"] else "no",
-                str(layer["zeros"]),
-                _percent(layer["share"]),
-            ]
-            for layer in layers
-        ]
-        heads = ["Layer", "Shape", "Pruned", "Zeros", "Share"]
-        blocks.append(Table("Zeros layer by layer", heads, layer_rows, text_columns=3, folded=True))
-    return blocks
-
-
 def _calibration_blocks(calibration: Json) -> list[Block]:
     models = calibration.get("models", calibration)
     rows: list[Row] = []
@@ -243,10 +191,10 @@ def _audit_blocks(audit: Json) -> list[Block]:
         blocks.append(Note("No patient and no picture is on both sides of a split.", "good"))
     blocks += [Note(str(note)) for note in audit.get("notes", [])]
     counts = {name: value for name, value in audit.get("summary", {}).items() if isinstance(value, int)}
-    rows: list[Row] = [[_words(name), str(value)] for name, value in counts.items()]
+    rows: list[Row] = [[words(name), str(value)] for name, value in counts.items()]
     if rows:
         blocks.append(Table("Audit", ["What", "How many"], rows))
-    shortcuts: list[Row] = [[_words(str(one["attribute"])), number(one["auroc"])] for one in audit.get("shortcuts", [])]
+    shortcuts: list[Row] = [[words(str(one["attribute"])), number(one["auroc"])] for one in audit.get("shortcuts", [])]
     if shortcuts:
         blocks.append(Table("AUROC of one file attribute alone", ["Attribute", "AUROC"], shortcuts))
     return blocks
@@ -285,20 +233,8 @@ def _config_blocks(path: Path) -> list[Block]:
     return [Code("config.toml", path.read_text(encoding="utf-8"))] if path.is_file() else []
 
 
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.2f} MB"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
 _SECTIONS: tuple[tuple[str, str, Callable[[Any], list[Block]]], ...] = (
-    ("export", "The files", _export_blocks),
+    ("export", "The files", export_blocks),
     ("calibration", "Calibration", _calibration_blocks),
     ("history", "Training", _history_blocks),
     ("agent", "Agent", _agent_blocks),

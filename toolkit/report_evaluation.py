@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from toolkit.plots import Curve, Range, confusion_plot, interval_plot, reliability_plot, roc_plot
 from toolkit.report_page import Block, Cell, Facts, Figure, Figures, Note, Row, Section, Table, Text
 from toolkit.summary import MIN_GROUP_PATIENTS
-from toolkit.summary_text import METRICS, metric_columns, number, with_interval
+from toolkit.summary_text import METRICS, megabytes, metric_columns, number, with_interval, words
 
 Json = Mapping[str, Any]
 
@@ -41,27 +40,7 @@ def interval_cell(interval: Json | None, *, digits: int = 3, signed: bool = Fals
 
 
 def _gap_blocks(evaluation: Json) -> list[Block]:
-    blocks: list[Block] = []
-    first = evaluation["models"][0]["name"]
-    for gap in (gap for gap in evaluation["gaps"] if gap["model"] == first):
-        lost = gap["difference"]
-        blocks.append(
-            Facts(
-                [
-                    (f"AUROC on {gap['inside']}", *_fact(gap["auroc_inside"])),
-                    (f"AUROC on {gap['outside']}", *_fact(gap["auroc_outside"])),
-                    ("Lost between them", *_fact(lost)),
-                ]
-            )
-        )
-        if gap["auroc_outside"]["low"] is not None and gap["auroc_outside"]["low"] <= 0.5:
-            blocks.append(
-                Note(
-                    f"On '{gap['outside']}' the interval of {first} reaches 0.5 or below: there it is not shown to "
-                    "tell the labels apart better than chance. Good inside figures do not make up for that.",
-                    "bad",
-                )
-            )
+    blocks = _headline_blocks(evaluation)
     ranges = _ranges(evaluation)
     if ranges:
         svg = interval_plot(ranges, x="AUROC", chance=0.5, key="auroc")
@@ -83,6 +62,31 @@ def _gap_blocks(evaluation: Json) -> list[Block]:
     return blocks
 
 
+def _headline_blocks(evaluation: Json) -> list[Block]:
+    blocks: list[Block] = []
+    first = evaluation["models"][0]["name"]
+    for gap in (gap for gap in evaluation["gaps"] if gap["model"] == first):
+        lost = gap["difference"]
+        blocks.append(
+            Facts(
+                [
+                    (f"AUROC on {gap['inside']}", *_fact(gap["auroc_inside"])),
+                    (f"AUROC on {gap['outside']}", *_fact(gap["auroc_outside"])),
+                    ("Lost between them", *_fact(lost)),
+                ]
+            )
+        )
+        if gap["auroc_outside"]["low"] is not None and gap["auroc_outside"]["low"] <= 0.5:
+            blocks.append(
+                Note(
+                    f"On '{gap['outside']}' the interval of {first} reaches 0.5 or below: there it is not shown to "
+                    "tell the labels apart better than chance. Good inside figures do not make up for that.",
+                    "bad",
+                )
+            )
+    return blocks
+
+
 def _fact(interval: Json) -> tuple[str, str]:
     cell = interval_cell(interval)
     return cell.text, cell.small
@@ -98,7 +102,7 @@ def _ranges(evaluation: Json) -> list[Range]:
         if one["shortcuts"]:
             name, best = max(one["shortcuts"].items(), key=lambda item: item[1]["value"] or 0.0)
             ranges.append(
-                Range(f"{one['name']}: {_words(name)} alone", best["value"], best["low"], best["high"], kind=5)
+                Range(f"{one['name']}: {words(name)} alone", best["value"], best["low"], best["high"], kind=5)
             )
     return ranges
 
@@ -129,7 +133,7 @@ def _curve_blocks(evaluation: Json) -> list[Block]:
             counts = r["confusion"]
             if counts:
                 svg = confusion_plot(counts, labels=labels, key=f"confusion{number_}-{set_number}")
-                alt = ", ".join(f"{_words(key)} {counts[key]}" for key in counts if key != "threshold")
+                alt = ", ".join(f"{words(key)} {counts[key]}" for key in counts if key != "threshold")
                 caption = f"{name} on {label}: decisions at threshold {counts['threshold']:.3f}"
                 figures.append(Figure(svg, caption, alt))
         blocks.append(Figures(figures))
@@ -166,7 +170,7 @@ def _shortcut_blocks(evaluation: Json) -> list[Block]:
             "How well attributes of the file separate the labels without looking at the lungs, in whichever direction. "
             "A model that reaches little more may have learned the scanner, not the disease."
         ),
-        Table("AUROC of one file attribute alone", ["Set", *map(_words, names)], rows),
+        Table("AUROC of one file attribute alone", ["Set", *map(words, names)], rows),
     ]
 
 
@@ -214,7 +218,7 @@ def _scored_blocks(evaluation: Json) -> list[Block]:
             Cell(model["name"], model["file"]),
             f"{model['runtime']}, {model['delegate']}",
             Cell(model["logit_from"], f"SHA-256 {model['sha256'][:12]}…"),
-            f"{model['bytes'] / 1e6:.2f} MB",
+            megabytes(model["bytes"]),
             number(model["temperature"]),
             number(model["threshold"]),
         ]
@@ -228,7 +232,3 @@ def _scored_blocks(evaluation: Json) -> list[Block]:
             caption = f"{len(unreadable)} unreadable X-rays of {one['name']}; they are in no figure"
             blocks.append(Table(caption, ["File", "Why"], unreadable, text_columns=2, folded=len(unreadable) > 10))
     return blocks
-
-
-def _words(name: str) -> str:
-    return re.sub(r"_", " ", name)

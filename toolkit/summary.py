@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from calibration.calibrate import bins_for
 from calibration.metrics import auprc, auroc, brier, confusion_at, ece, reliability, roc_curve
 from toolkit.data.index import Xray
 from toolkit.data.shortcuts import ATTRIBUTES, attribute_aurocs
+from toolkit.groups import groups_of
 
 Json = dict[str, Any]
 
@@ -29,13 +30,6 @@ Json = dict[str, Any]
 # and a table of many such groups shows a difference somewhere by chance alone.
 MIN_GROUP_PATIENTS = 10
 MAX_ROC_POINTS = 200
-AGE_GROUPS = (
-    (0, 6, "0 to 5"),
-    (6, 18, "6 to 17"),
-    (18, 40, "18 to 39"),
-    (40, 65, "40 to 64"),
-    (65, 200, "65 and over"),
-)
 INSIDE = "inside"
 
 
@@ -210,54 +204,26 @@ def _groups(
 ) -> list[Json]:
     groups: list[Json] = []
     patients = scored.patients
-    for by, group_of in GROUPINGS.items():
-        names = np.array([group_of(row) for row in scored.rows], dtype=str)
-        present = [name for name in _ordered(names) if name]
-        if len(present) < 2:  # one group alone is the set again
-            continue
-        for name in present:
-            inside = names == name
-            truth = scored.positive[inside]
-            classes = [int(np.unique(patients[inside][side]).size) for side in (truth, ~truth)]
-            enough = min(classes) >= MIN_GROUP_PATIENTS
-            found = (
-                metrics(truth, probabilities[inside], patients[inside], threshold=threshold, options=options)
-                if enough
-                else {}
-            )
-            groups.append(
-                {
-                    "by": by,
-                    "group": name,
-                    "images": int(inside.sum()),
-                    "patients": int(np.unique(patients[inside]).size),
-                    "positives": int(truth.sum()),
-                    "enough": enough,
-                    "metrics": {
-                        key: found[key].to_json() for key in ("auroc", "sensitivity", "specificity") if key in found
-                    },
-                }
-            )
+    for group in groups_of(scored.rows):
+        truth, ids = scored.positive[group.members], patients[group.members]
+        enough = min(int(np.unique(ids[side]).size) for side in (truth, ~truth)) >= MIN_GROUP_PATIENTS
+        found: Mapping[str, Interval] = {}
+        if enough:
+            found = metrics(truth, probabilities[group.members], ids, threshold=threshold, options=options)
+        groups.append(
+            {
+                "by": group.by,
+                "group": group.name,
+                "images": truth.size,
+                "patients": int(np.unique(ids).size),
+                "positives": int(truth.sum()),
+                "enough": enough,
+                "metrics": {
+                    key: found[key].to_json() for key in ("auroc", "sensitivity", "specificity") if key in found
+                },
+            }
+        )
     return groups
-
-
-def age_group(row: Xray) -> str:
-    """The age group that a row falls into; empty where the age is unknown or impossible."""
-    if row.age is None:
-        return ""
-    return next((name for low, high, name in AGE_GROUPS if low <= row.age < high), "")
-
-
-GROUPINGS: Mapping[str, Callable[[Xray], str]] = {
-    "age": age_group,
-    "sex": lambda row: row.sex,
-    "view": lambda row: row.view,
-}
-
-
-def _ordered(names: npt.NDArray[np.str_]) -> list[str]:
-    ages = [name for _, _, name in AGE_GROUPS]
-    return sorted(set(names.tolist()), key=lambda name: (ages.index(name) if name in ages else len(ages), name))
 
 
 def gaps(sets: Sequence[Json], models: Sequence[str]) -> list[Json]:

@@ -28,6 +28,21 @@ def number(value: float | None, *, digits: int = 3, signed: bool = False) -> str
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def percent(share: float | None) -> str:
+    """A share from 0 to 1 in percent, or a dash."""
+    return NOTHING if share is None else f"{share:.1%}"
+
+
+def megabytes(size_bytes: int) -> str:
+    """A size in MB (millions of bytes)."""
+    return f"{size_bytes / 1e6:.2f} MB"
+
+
+def words(key: str) -> str:
+    """A key of the JSON as people read it: `mean_grey` as "mean grey"."""
+    return key.replace("_", " ")
+
+
 def with_interval(interval: Json | None, *, digits: int = 3, signed: bool = False) -> str:
     """`0.983 (0.970 to 0.992)`; where there is no interval, the value and why."""
     if not interval or interval["value"] is None:
@@ -111,7 +126,7 @@ def markdown(evaluation: Json) -> str:
     ]
     if shortcut_rows:
         names = next(list(one["shortcuts"]) for one in evaluation["sets"] if one["shortcuts"])
-        heads = [name.replace("_", " ") for name in names]
+        heads = [words(name) for name in names]
         parts.append("AUROC of file attributes alone, without looking at the lungs:")
         parts.append(_table(["Set", *heads], shortcut_rows))
     return "\n\n".join(parts) + "\n"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from toolkit.data.index import Xray
-from toolkit.summary import Options, ScoredSet, age_group, summarise_set
+from toolkit.groups import age_group
+from toolkit.summary import Options, ScoredSet, summarise_set
 from toolkit.summary_text import headline, markdown, metric_columns, number, with_interval
 
 OPTIONS = Options(resamples=50)
