@@ -14,7 +14,6 @@ _DISTRIBUTION_OF_MODULE = {
     "cv2": "opencv-python-headless",
     "gdcm": "python-gdcm",
     "jpeg_ls": "pyjpegls",
-    "openjpeg": "pylibjpeg-openjpeg",
     "paho": "paho-mqtt",
     "sklearn": "scikit-learn",
     "tensorflow_model_optimization": "tensorflow-model-optimization",
