@@ -188,24 +188,6 @@ def confusion_at(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, thresho
     )
 
 
-def sensitivity_at(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, threshold: float) -> float:
-    """Share of positives at or above `threshold`; NaN without positives.
-
-    Raises:
-        InputError: the arrays do not belong together.
-    """
-    return confusion_at(labels, probabilities, threshold=threshold).sensitivity
-
-
-def specificity_at(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, threshold: float) -> float:
-    """Share of negatives below `threshold`; NaN without negatives.
-
-    Raises:
-        InputError: the arrays do not belong together.
-    """
-    return confusion_at(labels, probabilities, threshold=threshold).specificity
-
-
 def predictive_values(sensitivity: float, specificity: float, *, prevalence: float) -> tuple[float, float]:
     """PPV and NPV by Bayes' rule where `prevalence` (0 to 1) of the patients are positive.
 

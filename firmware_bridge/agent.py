@@ -160,10 +160,10 @@ class Agent:
             scorer, labels, journal=journal, intake=intake, recorder=recorder, grace_s=options.intake.grace_s
         )
         stages = [
-            self._thread("recorder", recorder.run, recorder),
-            self._thread("inference", pipeline.infer, recorder),
-            self._thread("reader", pipeline.read, recorder),
-            self._thread("intake", lambda: self._take_in(intake, journal), recorder),
+            self._thread("recorder", recorder.run, broken=recorder.broken),
+            self._thread("inference", pipeline.infer, broken=recorder.broken),
+            self._thread("reader", pipeline.read, broken=recorder.broken),
+            self._thread("intake", lambda: self._take_in(intake, journal), broken=recorder.broken),
         ]
         device = options.device or default_device_name(key)
         sender = self._sender(journal, intake, bundle, device)
@@ -179,13 +179,18 @@ class Agent:
         intake.recover(iter([row.path for row in journal.open_intakes(limit=-1)]))
         intake.run()
 
-    def _thread(self, name: str, body: Callable[[], None], recorder: Recorder) -> threading.Thread:
+    def _thread(
+        self, name: str, body: Callable[[], None], *, broken: threading.Event | None = None
+    ) -> threading.Thread:
+        """Start a thread whose error ends the agent; `broken` tells the threads before it that its queue is dead."""
+
         def guarded() -> None:
             try:
                 body()
             except BaseException as error:
                 self._failure = self._failure or error
-                recorder.broken.set()
+                if broken is not None:
+                    broken.set()
                 self._stop.set()
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
@@ -214,19 +219,7 @@ class Agent:
             if not self._stop.is_set() or self._options.intake.once:
                 self._outbox.run()
 
-        thread = threading.Thread(target=self._guard_sender(send), name="outbox", daemon=True)
-        thread.start()
-        return thread
-
-    def _guard_sender(self, body: Callable[[], None]) -> Callable[[], None]:
-        def guarded() -> None:
-            try:
-                body()
-            except BaseException as error:
-                self._failure = self._failure or error
-                self._stop.set()
-
-        return guarded
+        return self._thread("outbox", send)
 
     def _on_results(self) -> None:
         self._first_results.set()

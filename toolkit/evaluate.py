@@ -17,7 +17,7 @@ from toolkit.report_page import render
 from toolkit.score_index import NamedIndex, score_index, scores_csv
 from toolkit.summary import INSIDE, Json, Options, ScoredSet, gaps, paired_differences, summarise_set
 from toolkit.summary_text import headline
-from toolkit.under_test import NEGATIVE, POSITIVE, ModelUnderTest, baseline_of, with_unique_names
+from toolkit.under_test import ModelUnderTest, baseline_of, labels_of, with_unique_names
 
 SCHEMA = 1
 JSON_NAME = "evaluation.json"
@@ -59,7 +59,7 @@ def evaluate(
     options = options or Options()
     models = with_unique_names(models)
     _check_names(indexes)
-    labels = labels or next((model.labels for model in models if model.labels), (NEGATIVE, POSITIVE))
+    labels = labels or labels_of(models)
     described = [model.to_json() for model in models]
     sets: list[ScoredSet] = []
     for named in indexes:

@@ -25,6 +25,8 @@ from toolkit.summary import ScoredSet
 from toolkit.under_test import ModelUnderTest, Opened
 
 SCORE_COLUMNS = ("path", "patient", "label", "logit", "probability")
+# File attributes (5,) and the logit of each model.
+Outcome = tuple[npt.NDArray[np.float64], list[float]]
 # X-rays handed to the pool at a time: bounds memory for indexes of any length.
 _BATCH = 512
 
@@ -67,14 +69,13 @@ def score_index(
     if not rows:
         raise InputError(
             f"'{named.name}' holds nothing to score",
-            expected=f"rows with the label '{negative}' or '{positive}'"
-            + (f" in {named.split}" if named.split else ""),
+            expected=f"rows with the label '{negative}' or '{positive}' in {named.split or 'it'}",
             came=", ".join(f"{count} of '{label}'" for label, count in left_out.most_common(5)) or "no row",
             do="pass --positive and --negative as the index spells them, or another split",
         )
     good: list[Xray] = []
     bad: list[tuple[Path, str]] = []
-    scores: list[tuple[npt.NDArray[np.float64], list[float]]] = []
+    scores: list[Outcome] = []
     for row, outcome in zip(rows, _outcomes(rows, models, named.name, workers=workers), strict=True):
         if isinstance(outcome, ImageError):
             bad.append((row.path, f"{outcome.what}: {outcome.came}"))
@@ -88,26 +89,20 @@ def score_index(
             came=f"first problem: {bad[0][0]}: {bad[0][1]}",
             do="check the paths in the index with: cxr-edge data audit",
         )
-    logits = np.array([logits_of_row for _, logits_of_row in scores])  # (N, models) float64
-    by_name = {model.name: logits[:, column] for column, model in enumerate(models)}
+    table = np.array([logits_of_row for _, logits_of_row in scores])  # (N, models) float64
+    logits = {model.name: table[:, column] for column, model in enumerate(models)}
     return ScoredSet(
         name=named.name,
         rows=tuple(good),
         positive=np.array([row.label == positive for row in good]),
         attributes=np.stack([attributes for attributes, _ in scores]),
-        logits=by_name,
-        probabilities={
-            model.name: calibrated(by_name[model.name], temperature=model.temperature, bias=model.bias)
-            for model in models
-        },
+        logits=logits,
+        probabilities={m.name: calibrated(logits[m.name], temperature=m.temperature, bias=m.bias) for m in models},
         unreadable=tuple(bad),
         left_out=dict(left_out),
         index=f"{named.path}:{named.split}" if named.split else str(named.path),
         fingerprint=named.index.fingerprint(),
     )
-
-
-Outcome = tuple[npt.NDArray[np.float64], list[float]]
 
 
 def _outcomes(

@@ -215,6 +215,31 @@ def with_unique_names(models: Sequence[ModelUnderTest]) -> list[ModelUnderTest]:
     ]
 
 
+def with_threshold(models: Sequence[ModelUnderTest], threshold: float | None) -> list[ModelUnderTest]:
+    """The same models; those that bring no threshold of their own get `threshold`."""
+    return [model if model.threshold is not None else replace(model, threshold=threshold) for model in models]
+
+
+def labels_of(
+    models: Sequence[ModelUnderTest], *, negative: str | None = None, positive: str | None = None
+) -> tuple[str, str]:
+    """(negative, positive): as given, else as the first model says that knows, else normal and pneumonia.
+
+    Raises:
+        ConfigError: both are the same.
+    """
+    own = next((model.labels for model in models if model.labels), (NEGATIVE, POSITIVE))
+    labels = (negative or own[0], positive or own[1])
+    if labels[0] == labels[1]:
+        raise ConfigError(
+            "both classes have the same label",
+            expected="two different labels",
+            came=labels[0],
+            do="change --positive or --negative",
+        )
+    return labels
+
+
 def baseline_of(models: Sequence[ModelUnderTest]) -> str | None:
     """The name of the float model that the others are compared with; None without one."""
     return next((model.name for model in models if model.precision in FLOAT_PRECISIONS), None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.metrics import sensitivity_at
+from calibration.metrics import confusion_at
 from calibration.temperature import sigmoid
 from calibration.threshold import highest_threshold, threshold_for_sensitivity
 from firmware_bridge.errors import InputError
@@ -26,9 +26,11 @@ def test_reaches_the_wish_and_no_higher_threshold_does(seed: int, n: int, wish: 
     labels[0], labels[-1] = 0, 1
     probabilities = rng.integers(0, 17, n) / 16
     threshold = highest_threshold(labels == 1, probabilities, sensitivity=wish)
-    assert sensitivity_at(labels, probabilities, threshold=threshold) >= wish - 1e-9
+    assert confusion_at(labels, probabilities, threshold=threshold).sensitivity >= wish - 1e-9
     higher = probabilities[probabilities >= threshold].min() + 1e-9
-    assert sensitivity_at(labels, probabilities, threshold=higher) < wish - 1e-9 or higher > probabilities.max()
+    assert (
+        confusion_at(labels, probabilities, threshold=higher).sensitivity < wish - 1e-9 or higher > probabilities.max()
+    )
 
 
 def test_nineteen_of_twenty() -> None:
@@ -60,7 +62,9 @@ def test_conservative_meets_the_wish_on_new_patients_far_more_often() -> None:
             choice = threshold_for_sensitivity(
                 labels, probabilities, patients=np.arange(300), conservative=conservative, resamples=100
             )
-            met[conservative] += sensitivity_at(new_labels, new_probabilities, threshold=choice.threshold) >= 0.95
+            met[conservative] += (
+                confusion_at(new_labels, new_probabilities, threshold=choice.threshold).sensitivity >= 0.95
+            )
     assert met[True] >= 36
     assert met[False] <= 30
 

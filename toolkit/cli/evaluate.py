@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from firmware_bridge.errors import ConfigError
 from firmware_bridge.result import NOTICE
 
 
@@ -45,34 +44,19 @@ def command(
     workers: int,
 ) -> None:
     """Score .tflite files on labelled X-rays, inside and outside. Not for diagnosis."""
-    from dataclasses import replace
-
     from toolkit.evaluate import HTML_NAME, evaluate, parse_named_index
     from toolkit.summary import Options
     from toolkit.summary_text import markdown
-    from toolkit.under_test import NEGATIVE, POSITIVE, from_bundle, from_file, from_run
+    from toolkit.under_test import from_bundle, from_file, from_run, labels_of, with_threshold
 
     tested = [model for bundle in bundles for model in from_bundle(bundle)]
     tested += [model for run in runs for model in from_run(run)]
     tested += [from_file(model) for model in models]
-    if threshold is not None:
-        tested = [model if model.threshold is not None else replace(model, threshold=threshold) for model in tested]
-    labels = None
-    if positive or negative:
-        own = next((model.labels for model in tested if model.labels), (NEGATIVE, POSITIVE))
-        labels = (negative or own[0], positive or own[1])
-        if labels[0] == labels[1]:
-            raise ConfigError(
-                "both classes have the same label",
-                expected="two different labels",
-                came=labels[0],
-                do="change --positive or --negative",
-            )
     evaluation = evaluate(
-        tested,
+        with_threshold(tested, threshold),
         [parse_named_index(text) for text in indexes],
         out=out,
-        labels=labels,
+        labels=labels_of(tested, negative=negative, positive=positive),
         options=Options(prevalence=prevalence, resamples=resamples, seed=seed),
         workers=workers,
     )
