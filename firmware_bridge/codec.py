@@ -82,7 +82,7 @@ def _require_opaque(data: bytes) -> None:
         raise damaged("compressed pixels that cannot be decoded") from error
     if pixels is None or pixels.ndim != 3 or pixels.shape[2] != 4:
         raise damaged("compressed pixels that cannot be decoded")
-    if int(pixels[:, :, 3].min()) < np.iinfo(pixels.dtype).max:
+    if int(pixels[:, :, 3].min()) < (255 if pixels.dtype == np.uint8 else 65535):
         raise unsupported(
             "a PNG with a transparent part (alpha channel)", do="flatten it: export it as grey without transparency"
         )

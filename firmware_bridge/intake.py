@@ -157,6 +157,15 @@ class Intake:
             self._changed.notify_all()
             return taken
 
+    def wait_done(self, path: Path, *, timeout_s: float) -> bool:
+        """Wait until the file is accounted for, put off, or to be read again; False when that took longer."""
+
+        def done() -> bool:
+            return path not in self._present or any(candidate.path == path for candidate in self._waiting)
+
+        with self._changed:
+            return self._changed.wait_for(done, timeout_s)
+
     def done(self, path: Path) -> None:
         """The file is accounted for. If it changed meanwhile it comes again."""
         with self._changed:

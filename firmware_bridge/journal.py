@@ -3,7 +3,7 @@
 An intake row is durable before the file is scored, a result row before it is reported. After a crash at any point the
 rows say what is left to do:
 
-    intake 'taken'    read the file again, score it
+    intake 'taken'    read the file again, score it; `tries` says how often the process died of that, see `begin`
     intake 'scored'   the result is there; write the JSON beside the file
     result unsent     publish it
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from firmware_bridge.errors import ConfigError, ResourceError
 
-SCHEMA = 1
+SCHEMA = 2
 _TABLES = """
 CREATE TABLE intake (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -36,6 +36,7 @@ CREATE TABLE intake (
   state TEXT NOT NULL CHECK (state IN ('taken', 'scored', 'done', 'superseded')),
   result_id TEXT,
   taken_s REAL NOT NULL,
+  tries INTEGER NOT NULL DEFAULT 0,
   UNIQUE (path, sha256)
 );
 CREATE INDEX intake_open ON intake (state, seq) WHERE state IN ('taken', 'scored');
@@ -48,6 +49,7 @@ CREATE TABLE result (
 );
 CREATE INDEX result_unsent ON result (seq) WHERE sent_s IS NULL;
 """
+_FROM_1 = "ALTER TABLE intake ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,9 @@ class Journal:
                 came=f"schema {version}",
                 do="update cxr-edge, or give another folder with --state",
             )
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
+        if version < SCHEMA:
+            change = _FROM_1 if version == 1 else _TABLES
+            self._db.executescript(f"BEGIN; {change} PRAGMA user_version={SCHEMA}; COMMIT;")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -204,6 +207,20 @@ class Journal:
         """The file went away before it ever was a whole image: a temporary file, renamed since."""
         with self._transaction() as db:
             db.execute("UPDATE intake SET state='superseded' WHERE path=? AND state='taken'", (os.fsencode(path),))
+
+    def begin(self, seq: int) -> int:
+        """A row that an earlier run left 'taken' is tried again, alone; how often that was begun before.
+
+        Durable before it returns: a file of which the process dies is known by that count.
+        """
+        with self._transaction() as db:
+            query = "UPDATE intake SET tries=tries+1 WHERE seq=? RETURNING tries-1"
+            return int(db.execute(query, (seq,)).fetchone()[0])
+
+    def survived(self, seq: int) -> None:
+        """The try that was begun came to no outcome (the file is not finished), but did no harm either."""
+        with self._transaction() as db:
+            db.execute("UPDATE intake SET tries=0 WHERE seq=?", (seq,))
 
     def settle(self, outcomes: Sequence[Outcome], *, written: Sequence[int] = ()) -> list[str]:
         """Make outcomes durable, all in one commit, and note the rows whose JSON is `written`.

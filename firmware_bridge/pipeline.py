@@ -32,6 +32,8 @@ _BATCH_FILES = 8
 _BATCH_BYTES = 16 * 2**20
 _QUEUED_IMAGES = 2  # decoded images can be large
 _IDLE_S = 0.5
+# A power cut can hit while a harmless file is being decoded; that it hits the same one so often, alone, cannot be.
+_MOST_TRIES = 3
 
 
 @dataclass(slots=True)
@@ -103,7 +105,9 @@ class Pipeline:
         files: list[tuple[Candidate, Contents]] = []
         for candidate in candidates:
             contents = self._open(candidate)
-            if contents is not None:
+            if contents is not None and candidate.recovered:
+                self._try_alone(candidate, contents)
+            elif contents is not None:
                 files.append((candidate, contents))
             if sum(len(contents.data) for _, contents in files) > _BATCH_BYTES:
                 self._take(files)
@@ -132,6 +136,20 @@ class Pipeline:
             if self._recorder.stopping.is_set():
                 return  # the rows are there; the next run reads them again
             self._decode(candidate, contents, row)
+
+    def _try_alone(self, candidate: Candidate, contents: Contents) -> None:
+        """A file that was being worked on when an earlier run died: perhaps of it.
+
+        Nothing else is worked on meanwhile, so that a second death can be laid at its door and at no other's.
+        """
+        (row,) = self._recorder.insist(lambda: self._journal.take([contents.arrival]))
+        if row.state == "taken" and self._recorder.insist(lambda: self._journal.begin(row.seq)) >= _MOST_TRIES:
+            self._refuse(row, _DEADLY)
+            return
+        self._decode(candidate, contents, row)
+        while not self._intake.wait_done(candidate.path, timeout_s=_IDLE_S):
+            if self._recorder.stopping.is_set() or self._recorder.broken.is_set():
+                return
 
     def _decode(self, candidate: Candidate, contents: Contents, row: Taken) -> None:
         if row.state != "taken":
@@ -163,6 +181,8 @@ class Pipeline:
         age_s = time.time() - contents.arrival.mtime_ns / 1e9
         # A file that cannot be read may be half-written still. What is too large or of a wrong kind stays so.
         if isinstance(error, UnreadableImage) and not candidate.last_chance and abs(age_s) < self._grace_s:
+            if candidate.recovered:
+                self._recorder.insist(lambda: self._journal.survived(row.seq))
             self._intake.later(candidate.path, decoded=False)
             return
         self._refuse(row, error)
@@ -237,6 +257,14 @@ class Pipeline:
 
     def _short(self, row: Taken) -> str:
         return self._name(row.path) or image_id(row.sha256, self._labels.device_key)[:12]
+
+
+_DEADLY = UnreadableImage(
+    "the image was given up",
+    expected="an image that can be decoded and scored",
+    came=f"the agent ended {_MOST_TRIES + 1} times while it worked on this file",
+    do="export it again, as PNG or uncompressed DICOM; free memory, if there was too little of it",
+)
 
 
 def _unknown_failure(error: Exception) -> CxrEdgeError:

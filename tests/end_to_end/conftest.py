@@ -103,11 +103,12 @@ class Agent:
         self.state = folder / "state"
         self.log = folder / "agent.log"
         self.bundle = bundle
+        self.program = ["-m", "toolkit.cli.main"]
         self.watch.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "toolkit.cli.main", "agent", "--watch", str(self.watch)]
+        command = [sys.executable, *self.program, "agent", "--watch", str(self.watch)]
         command += ["--bundle", str(self.bundle), "--state", str(self.state), *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})

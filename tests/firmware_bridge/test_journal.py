@@ -98,10 +98,37 @@ def test_one_process_at_a_time(state: Path) -> None:
 def test_a_newer_journal_is_not_touched(state: Path) -> None:
     Journal(state).close()
     database = sqlite3.connect(state / "journal.sqlite")
-    database.execute("PRAGMA user_version=2")
+    database.execute("PRAGMA user_version=99")
     database.close()
     with pytest.raises(ConfigError, match="newer than this cxr-edge"):
         Journal(state)
+
+
+def test_tries_are_counted_across_runs_until_one_does_no_harm(state: Path) -> None:
+    journal = Journal(state)
+    row = take(journal, A, "s1")
+    assert [journal.begin(row.seq), journal.begin(row.seq)] == [0, 1]
+    journal._lock_file.close()  # as a kill would
+    again = Journal(state)
+    assert take(again, A, "s1").seq == row.seq
+    assert again.begin(row.seq) == 2
+    again.survived(row.seq)
+    assert again.begin(row.seq) == 0
+    again.close()
+
+
+def test_a_journal_of_the_first_schema_is_brought_up_to_date(state: Path) -> None:
+    journal = Journal(state)
+    row = take(journal, A, "s1")
+    journal.close()
+    with sqlite3.connect(state / "journal.sqlite") as db:
+        db.execute("ALTER TABLE intake DROP COLUMN tries")
+        db.execute("PRAGMA user_version=1")
+    db.close()
+    again = Journal(state)
+    assert again.open_intakes() == [row]
+    assert again.begin(row.seq) == 0
+    again.close()
 
 
 def test_a_damaged_journal_is_told(state: Path) -> None:
