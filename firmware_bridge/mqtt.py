@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 PASSWORD_VARIABLE = "CXR_EDGE_MQTT_PASSWORD"  # noqa: S105 - the name of a variable, not a password
+_MAX_PREFIX_BYTES = 1000  # a topic has 65,535 at most (MQTT 5.0, 1.5.4), and the device's name follows
 _KEEPALIVE_S = 30
 _TCP_TIMEOUT_S = 5.0
 # Some brokers without MQTT 5 (amqtt 0.12) neither answer nor hang up when its CONNECT has a will: so not for long.
@@ -76,13 +77,13 @@ def parse_broker(url: str, *, password_file: Path | None = None, ca_file: Path |
     Raises:
         ConfigError: anything else.
     """
-    expected = "mqtt://[user@]host[:port][/prefix] or mqtts://..."
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError("the MQTT address is wrong", expected=expected, came=str(error), do="mend --mqtt") from error
-    if parts.password is not None:
+        password, port = parts.password, parts.port
+    except ValueError:
+        # Neither the address nor what Python says of it is shown: a password with '/', '#' or '?' looks like a port.
+        raise _wrong_address("an address that cannot be taken apart") from None
+    if password is not None:
         raise ConfigError(
             "the MQTT address holds a password",
             expected="the password in a file or in the environment",
@@ -92,9 +93,18 @@ def parse_broker(url: str, *, password_file: Path | None = None, ca_file: Path |
     prefix = unquote(parts.path).strip("/") or "cxr-edge"
     # An empty query or fragment leaves no trace in the parts; "#" is also what a wildcard would be.
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or "?" in url or "#" in url:
-        raise ConfigError("the MQTT address is wrong", expected=expected, came=repr(url), do="mend --mqtt")
-    if any(letter in prefix for letter in "+#\0") or prefix.startswith("$"):
-        raise ConfigError("the topic prefix is wrong", expected="no '+', '#' or '$'", came=prefix, do="mend --mqtt")
+        raise _wrong_address("another scheme, no host, or a '?' or '#'")
+    if any(letter in prefix for letter in "+#") or prefix.startswith("$") or not prefix.isprintable():
+        came = repr(prefix)[:80]
+        raise ConfigError("the topic prefix is wrong", expected="no '+', '#' or '$'", came=came, do="mend --mqtt")
+    if len(prefix.encode()) > _MAX_PREFIX_BYTES:
+        raise ConfigError(
+            "the topic prefix is too long",
+            expected=f"at most {_MAX_PREFIX_BYTES} bytes",
+            came=f"{len(prefix.encode())} bytes",
+            do="mend --mqtt",
+        )
+    _check_ca(ca_file)
     return Broker(
         host=parts.hostname,
         port=port or (8883 if parts.scheme == "mqtts" else 1883),
@@ -104,6 +114,31 @@ def parse_broker(url: str, *, password_file: Path | None = None, ca_file: Path |
         prefix=prefix,
         ca_file=ca_file,
     )
+
+
+def _wrong_address(came: str) -> ConfigError:
+    return ConfigError(
+        "the MQTT address is wrong",
+        expected="mqtt://[user@]host[:port][/prefix] or mqtts://...",
+        came=came,
+        do=f"mend --mqtt; a password goes into a file (--mqtt-password-file) or into {PASSWORD_VARIABLE}",
+    )
+
+
+def _check_ca(file: Path | None) -> None:
+    """A CA file that is not there would otherwise look like a broker that is away, and be tried for ever."""
+    if file is None:
+        return
+    try:
+        with file.open("rb") as opened:
+            opened.read(1)
+    except OSError as error:
+        raise ConfigError(
+            f"the CA file {file} cannot be read",
+            expected="a file with certificates (PEM)",
+            came=error.strerror or str(error),
+            do="mend --mqtt-ca",
+        ) from error
 
 
 def _password(file: Path | None) -> str:
