@@ -36,7 +36,10 @@ def parse_manifest(raw: bytes) -> Manifest:
         BundleError: not JSON, of a newer schema, or any field missing, unknown, of the wrong type or out of range.
     """
     try:
-        content = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        content = json.loads(
+            raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_once
+        )
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text, though JSON can write it
     except (ValueError, RecursionError) as error:
         raise _broken("manifest.json", "a JSON object in UTF-8", str(error)) from error
     fields = _Fields(content, "manifest.json")
@@ -66,6 +69,21 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 def _no_constant(constant: str) -> float:
     raise ValueError(f"{constant} is not a number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond any number")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two equal keys they take: a manifest must mean the same to all of them."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key that stands twice in one object")
+    return content
 
 
 def _check_schema(fields: _Fields) -> None:
@@ -122,6 +140,8 @@ def _calibration(content: object, where: str) -> CalibrationEntry:
         raise _broken(f"{where}: temperature", "above 0", str(temperature))
     interval = fields.take("threshold_interval", list, optional=True)
     wished = fields.take("wished_sensitivity", float, optional=True)
+    if wished is not None and not 0.0 <= wished <= 1.0:
+        raise _broken(f"{where}: wished_sensitivity", "a number from 0 to 1", str(wished))
     entry = CalibrationEntry(
         temperature=temperature,
         bias=fields.number("bias"),
@@ -199,7 +219,7 @@ class _Fields:
         if value is None and optional:
             return None
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < 2**1000 else math.inf
         # bool is an int in Python, not in JSON.
         if not isinstance(value, kind) or isinstance(value, bool):
             raise _broken(f"{self.where}: {key}", f"a {kind.__name__}", repr(value)[:80])

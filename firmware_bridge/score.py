@@ -45,7 +45,8 @@ class Head:
         """
         try:
             values = np.load(io.BytesIO(content), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        # A damaged header makes NumPy raise nearly anything, a hostile one ask for terabytes.
+        except Exception as error:
             raise _head_error(f"{len(content)} bytes that NumPy cannot read") from error
         if not isinstance(values, np.ndarray) or values.ndim != 1 or values.size < 2 or values.dtype != np.float32:
             raise _head_error(f"{getattr(values, 'shape', type(values))} {getattr(values, 'dtype', '')}")

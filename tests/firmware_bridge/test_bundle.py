@@ -214,3 +214,23 @@ def test_a_wrong_manifest_is_refused(bundle: Path, change: Callable[[dict[str, A
 def test_a_manifest_that_is_no_manifest(raw: bytes) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json"):
         parse_manifest(raw)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"temperature": 1.5', '"temperature": ' + "9" * 400),
+        ('"temperature": 1.5', '"temperature": 1e999'),
+        ('"wished_sensitivity": 0.95', '"wished_sensitivity": 1' + "0" * 400),
+        ('"auroc": 0.98', '"auroc": 1e999'),
+        ('"auroc": 0.98', '"auroc": "\\ud800"'),
+        ('"bias": 0.0', '"bias": 0.0, "bias": 5.0'),
+    ],
+)
+def test_numbers_beyond_numbers_half_letters_and_keys_given_twice_are_refused(bundle: Path, old: str, new: str) -> None:
+    with zipfile.ZipFile(bundle) as archive:
+        text = archive.read("manifest.json").decode()
+    assert text.count(old) == 1
+    parse_manifest(text.encode())
+    with pytest.raises(BundleError):
+        parse_manifest(text.replace(old, new).encode())

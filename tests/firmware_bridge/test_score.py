@@ -120,6 +120,21 @@ def test_a_damaged_head_is_a_bundle_error(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "kind"),
+    [("(1000000000000,)", "'<f4'"), ("(99999999999999999999999999,)", "'<f4'"), ("(-1,)", "'<f4'"), ("(3,)", "((((")],
+)
+def test_a_hostile_head_is_a_bundle_error(shape: str, kind: str) -> None:
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    with pytest.raises(BundleError):
+        Head.from_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(12))
+
+
+def test_a_zip_in_place_of_the_head_is_a_bundle_error() -> None:
+    with pytest.raises(BundleError):
+        Head.from_bytes(b"PK\x03\x04 and no more")
+
+
+@pytest.mark.parametrize(
     "values", [(0.0, 0.0, 0.5), (-1.0, 0.0, 0.5), (math.nan, 0.0, 0.5), (1.0, math.inf, 0.5), (1.0, 0.0, 1.5)]
 )
 def test_impossible_calibrations_are_refused(values: tuple[float, float, float]) -> None:
