@@ -82,11 +82,13 @@ class Phase:
 
 def predict(model: Any, pixels: npt.NDArray[np.uint8], scale: InputScale, *, batch: int = 64) -> Floats:
     """Probabilities (N,) float32 of grey X-rays (N, S, S) uint8."""
-    call = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
-    parts = [
-        call(tf.constant(scale.normalise(pixels[i : i + batch, :, :, None].astype(np.float32)))).numpy()[:, 0]
-        for i in range(0, len(pixels), batch)
-    ]
+    parts: list[Floats] = []
+    for start in range(0, len(pixels), batch):
+        part = pixels[start : start + batch]
+        # One shape, one graph: Keras keeps it with the model, and tracing takes seconds. The surplus is cut off below.
+        full = np.resize(part, (batch, *part.shape[1:])) if start else part
+        x = np.asarray(scale.normalise(full[..., None].astype(np.float32)), np.float32)
+        parts.append(model.predict_on_batch(x)[: len(part), 0])
     return np.concatenate(parts).astype(np.float32)
 
 
