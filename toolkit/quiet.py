@@ -17,8 +17,8 @@ from typing import TextIO
 _CHATTER = re.compile(
     r"[IW]\d{4} \d\d:|E\d{4} \d\d:.*cuda|INFO: |WARNING: All log messages before absl|fully_quantize: |^\s*$"
 )
-# Whoever sets TensorFlow's log level wants to see its log.
-_WANTED = "TF_CPP_MIN_LOG_LEVEL" in os.environ
+# Whoever asks for more of TensorFlow's log than this project does wants to see it.
+_WANTED = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3"
 _terminal: TextIO | None = None
 
 
