@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
@@ -129,7 +130,7 @@ def _dataset(name: str, sop_class: str, modality: str) -> Dataset:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = sop_class
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = UID(sop_class)
     uids = {part: generate_uid(entropy_srcs=["cxr-edge sample", name, part]) for part in ("study", "series", "image")}
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = uids["image"]
     ds.StudyInstanceUID, ds.SeriesInstanceUID = uids["study"], uids["series"]

@@ -122,7 +122,7 @@ def test_a_thousand_resamples_of_six_thousand_take_seconds() -> None:
 
 
 @pytest.mark.parametrize("patients", [[], [["a"]]])
-def test_nothing_to_resample(patients: list[object]) -> None:
+def test_nothing_to_resample(patients: list[str] | list[list[str]]) -> None:
     with pytest.raises(InputError, match="nothing to resample"):
         next(resampled_rows(patients, resamples=1, seed=0))
 

@@ -63,7 +63,7 @@ def gradient_cam(
     alpha = second / np.where(below != 0, below, 1.0)
     channel_weights = (alpha * np.maximum(first, 0)).sum(axis=(0, 1))  # (C,)
     cam = np.maximum((maps[0].numpy() * channel_weights).sum(axis=-1), 0)
-    return (cam / cam.max()).astype(np.float32)
+    return np.asarray(cam / cam.max(), np.float32)
 
 
 def main() -> None:

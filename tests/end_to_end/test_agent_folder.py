@@ -17,7 +17,7 @@ import pytest
 from firmware_bridge.result import NOTICE
 
 if TYPE_CHECKING:
-    from conftest import Agent, Xrays
+    from tests.end_to_end.conftest import Agent, Xrays
 
 WAIT_S = 20.0
 

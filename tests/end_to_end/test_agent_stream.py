@@ -13,7 +13,7 @@ import pytest
 from toolkit.demo_broker import DemoBroker, Subscriber
 
 if TYPE_CHECKING:
-    from conftest import Agent, Listener, Mosquitto, Xrays
+    from tests.end_to_end.conftest import Agent, Listener, Mosquitto, Xrays
 
 WAIT_S = 40.0
 NO_RESULTS = "topic readwrite cxr-edge/+/status\ntopic read #\n"

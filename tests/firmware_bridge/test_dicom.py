@@ -13,9 +13,11 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels.decoders import HTJ2KDecoder
+from pydicom.pixels.decoders.base import HTJ2KDecoder
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
@@ -38,10 +40,10 @@ def ramp(bits: int = 12) -> np.ndarray:
 
 def dicom(stored: np.ndarray, *, bits: int = 12, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> bytes:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["test"])
-    meta.TransferSyntaxUID = syntax
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    meta.TransferSyntaxUID = UID(syntax)
+    dataset = FileDataset(io.BytesIO(), {}, file_meta=meta, preamble=bytes(128))
     dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = NAME, IDENTITY, "19500102"
     dataset.Modality = "DX"
     dataset.Rows, dataset.Columns = stored.shape[:2]

@@ -84,7 +84,8 @@ def test_the_overlay_colours_only_where_the_map_is() -> None:
     assert np.array_equal(overlay(pixels, cam), np.repeat(pixels[..., None], 3, axis=2))
     cam[0, 0] = 1
     coloured = overlay(pixels, cam)
-    assert (coloured.shape, coloured.dtype) == ((90, 120, 3), np.uint8)
+    assert coloured.shape == (90, 120, 3)
+    assert coloured.dtype == np.uint8
     assert np.array_equal(coloured[60:, 60:], np.repeat(pixels[60:, 60:, None], 3, axis=2))
     red, _, blue = coloured[:4, :4].reshape(-1, 3).mean(axis=0)
     assert red > blue  # red-green-blue: the greatest value is red

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from firmware_bridge.errors import ConfigError, CxrEdgeError, MissingExtraError, ModelError
 from firmware_bridge.interpreter import RUNTIMES, Interpreter, ModelOutput, open_interpreter
@@ -85,7 +87,7 @@ def test_threads_may_share_an_interpreter() -> None:
 @pytest.mark.parametrize("features", [np.int8, np.uint8])
 def test_mean_features_are_exact_over_the_whole_range(features: type) -> None:
     limits = np.iinfo(features)
-    raw = np.full((20, 20, 3), limits.max, features)
+    raw: NDArray[Any] = np.full((20, 20, 3), limits.max, features)
     raw[..., 1] = limits.min
     output = ModelOutput(probability=0.5, features=raw, scale=0.5, zero_point=7)
     assert output.mean_features() == pytest.approx([(limits.max - 7) / 2, (limits.min - 7) / 2, (limits.max - 7) / 2])

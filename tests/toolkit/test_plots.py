@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from toolkit.plots import Curve, Range, confusion_plot, interval_plot, learning_
 
 NASTY = 'a <b> & "c" $d$ _e'
 COUNTS = {"true_positives": 90, "false_negatives": 10, "true_negatives": 0, "false_positives": 0}
-PHASES = [
+PHASES: list[dict[str, Any]] = [
     {"name": "float", "epochs": [{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5, "val_loss": None}]},
     {"name": "prune", "epochs": []},
     {"name": "qat", "epochs": [{"epoch": 1, "loss": 0.4}]},

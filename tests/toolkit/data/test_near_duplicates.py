@@ -38,7 +38,7 @@ def lettered(pixels: Grey) -> Grey:
 def moved(pixels: Grey, *, degrees: float, shift_px: float) -> Grey:
     height, width = pixels.shape
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
-    turn[:, 2] += shift_px
+    turn[:, 2] = turn[:, 2] + shift_px
     return np.asarray(cv2.warpAffine(pixels, turn, (width, height)), np.uint8)
 
 
