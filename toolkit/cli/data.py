@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,23 +119,14 @@ def split_command(
 def audit_command(index_file: Path, out: Path, allow_leaks: bool) -> None:
     """Look for duplicates, shared patients, damaged files and shortcuts. Exit code 4 if the splits leak."""
     from toolkit.data.audit import audit
-    from toolkit.data.audit_json import summary
     from toolkit.data.audit_report import write_report
     from toolkit.data.index import Index
+    from toolkit.data.text import audit_lines
 
     report = audit(Index.read(index_file))
     page, data = write_report(report, out)
-    counts = summary(report)
-    for key in ("images", "patients", "unreadable", "exact_pairs", "near_pairs", "pairs_with_two_labels"):
-        click.echo(f"{key.replace('_', ' '):22}{counts[key]}")
-    for shortcut in sorted(report.shortcuts, key=lambda s: -s.auroc):
-        click.echo(f"AUROC of {shortcut.attribute.replace('_', ' '):13}{shortcut.auroc:.3f}")
-    for overlap in report.overlaps:
-        images = f" ({overlap.in_words()})" if overlap.patients else ""
-        shared = f"{len(overlap.patients)} shared patients{images}"
-        click.echo(f"{' and '.join(overlap.splits)}, by {overlap.grouping}: {shared}")
-    for note in dict.fromkeys((*(overlap.note for overlap in report.overlaps if overlap.note), *report.notes)):
-        click.echo(note)
+    for line in audit_lines(report):
+        click.echo(line)
     click.echo(f"{click.format_filename(page)}\n{click.format_filename(data)}\n{NOTICE}")
     if report.leaks and not allow_leaks:
         raise AuditError(
@@ -160,7 +150,6 @@ def _renamed(labels: tuple[str, ...]) -> dict[str, str] | None:
 
 
 def _say(index: Index, out: Path) -> None:
-    patients = len({row.patient_id for row in index})
-    click.echo(f"{click.format_filename(out)}: {len(index)} X-rays of {patients} patients")
-    for (split, label), n in sorted(Counter((row.split, row.label) for row in index).items()):
-        click.echo(f"  {split or 'no split yet':12} {label:12} {n}")
+    from toolkit.data.text import index_lines
+
+    click.echo(f"{click.format_filename(out)}: " + "\n".join(index_lines(index)))

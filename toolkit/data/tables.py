@@ -41,11 +41,14 @@ class Columns:
 
 
 def guess_kind(source: Path) -> str:
-    """What `source` is: "folders", "nih", "rsna" or "csv", by what it holds."""
+    """What `source` is: "folders", "nih", "rsna" or "csv", by what it holds.
+
+    Raises:
+        IndexFormatError: a file that cannot be read.
+    """
     if not source.is_file():
         return "folders"
-    with source.open(encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline(10_000)
+    header = _text(source)[:10_000].partition("\n")[0]
     if "Image Index" in header and "Finding Labels" in header:
         return "nih"
     return "rsna" if header.strip().replace('"', "") == "patientId,class" else "csv"
@@ -234,8 +237,21 @@ def _nih_splits(folder: Path) -> dict[str, str]:
     splits = {}
     for name, split in (("train_val_list.txt", "train"), ("test_list.txt", "test")):
         if (folder / name).is_file():
-            splits.update(dict.fromkeys((folder / name).read_text(encoding="utf-8").split(), split))
+            splits.update(dict.fromkeys(_text(folder / name).split(), split))
     return splits
+
+
+def _text(path: Path) -> str:
+    """The text of a table or list; bytes that are no UTF-8 become question marks."""
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise IndexFormatError(
+            f"{path} cannot be read",
+            expected="a text file that this user may read",
+            came=error.strerror or str(error),
+            do="check the path and its permissions",
+        ) from error
 
 
 def _rsna_persons(mapping: Path) -> dict[str, str]:

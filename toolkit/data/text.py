@@ -1,0 +1,33 @@
+"""An index and an audit as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from toolkit.data.audit import AuditReport
+from toolkit.data.audit_json import summary
+from toolkit.data.index import Index
+
+_COUNTS = ("images", "patients", "unreadable", "exact_pairs", "near_pairs", "pairs_with_two_labels")
+
+
+def index_lines(index: Index) -> Iterator[str]:
+    """How many X-rays of how many patients, and how many of each label in each split."""
+    yield f"{len(index)} X-rays of {len({row.patient_id for row in index})} patients"
+    for (split, label), n in sorted(Counter((row.split, row.label) for row in index).items()):
+        yield f"  {split or 'no split yet':12} {label:12} {n}"
+
+
+def audit_lines(report: AuditReport) -> Iterator[str]:
+    """Counts, shortcuts from the strongest, shared patients, and what the reader must know."""
+    counts = summary(report)
+    for key in _COUNTS:
+        yield f"{key.replace('_', ' '):22}{counts[key]}"
+    for shortcut in sorted(report.shortcuts, key=lambda s: -s.auroc):
+        yield f"AUROC of {shortcut.attribute.replace('_', ' '):13}{shortcut.auroc:.3f}"
+    for overlap in report.overlaps:
+        images = f" ({overlap.in_words()})" if overlap.patients else ""
+        shared = f"{len(overlap.patients)} shared patients{images}"
+        yield f"{' and '.join(overlap.splits)}, by {overlap.grouping}: {shared}"
+    yield from dict.fromkeys((*(overlap.note for overlap in report.overlaps if overlap.note), *report.notes))
