@@ -33,7 +33,12 @@ def image_id(image_sha256: str, device_key: bytes) -> str:
 
 def utc_now() -> str:
     """The time now as ISO 8601 in UTC, to the millisecond, with a trailing Z."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso_utc(datetime.now(timezone.utc), timespec="milliseconds")
+
+
+def iso_utc(moment: datetime, *, timespec: str = "seconds") -> str:
+    """A moment in UTC as ISO 8601 with a trailing Z."""
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.errors import BundleError
 from firmware_bridge.manifest import NAME, FileEntry, GoldenEntry, Manifest, ModelEntry, is_safe_name
+from firmware_bridge.result import iso_utc
 from toolkit.files import write_atomically
 
 # The earliest time that a zip can hold: file times would make equal bundles differ.
@@ -122,4 +123,4 @@ def _verify(bundle: Path) -> None:
 def _now() -> str:
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch.isdigit() else datetime.now(timezone.utc)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return iso_utc(moment)
