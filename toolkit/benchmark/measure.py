@@ -12,15 +12,16 @@ from typing import Any
 from firmware_bridge.errors import ConfigError, InputError, MissingExtraError
 from firmware_bridge.result import NOTICE
 from toolkit.benchmark.cold import Cold, measure_cold
-from toolkit.benchmark.contenders import Naive, OnnxRuntime, OpenVino, Ours
+from toolkit.benchmark.contenders import DEFAULT_THREADS, Naive, OnnxRuntime, OpenVino, Ours
 from toolkit.benchmark.rivals import rival_file
-from toolkit.benchmark.stopwatch import TOTAL, Contender, Lap, take_turns
+from toolkit.benchmark.stopwatch import FOLDER, SCORE, TOTAL, Contender, Lap, take_folder_turns, take_turns
 from toolkit.progress import progress
 
 SCHEMA = 1
 PICTURES = (".jpg", ".jpeg", ".png")
 DICOM = (".dcm", ".dicom")
-STAGES = ("decode", "preprocess", "infer", "explain", TOTAL)
+STAGES = ("decode", "preprocess", "infer", SCORE, "explain", TOTAL, FOLDER)
+COMPARED = ("infer", SCORE, FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,10 @@ def run_benchmark(plan: Plan) -> Benchmark:
     # Before the turns, which warm everything: a fresh process for each file, with nothing else running.
     colds = [measure_cold(one.model, images[0], threads=one.threads) for one in ours]
     everybody: list[Contender] = [*ours, *others]
-    laps = take_turns(everybody, images, progress(range(plan.rounds), "benchmark rounds"))
+    laps = take_turns(everybody, images, progress(range(plan.rounds), "benchmark rounds, X-ray by X-ray"))
+    whole = [(one, lap) for one, lap in zip(everybody, laps, strict=True) if isinstance(one, (Ours, Naive))]
+    rounds = progress(range(plan.rounds), "benchmark rounds, the folder at once")
+    take_folder_turns([one for one, _ in whole], [lap for _, lap in whole], images, rounds)
     rivals = list(zip(others, laps[len(ours) :], strict=True))
     rows = [_our_row(one, lap, cold, rivals) for one, lap, cold in zip(ours, laps[: len(ours)], colds, strict=True)]
     rows += [Row(one.name, one.threads, _stages(lap), {}) for one, lap in rivals]
@@ -147,17 +151,24 @@ def _others(plan: Plan, images: Sequence[Path], notes: list[str]) -> list[Conten
             # A device measures itself without TensorFlow; the comparison is then missing, and the report says so.
             notes.append(f"the naive way is left out: {error.what} ({error.do})")
             continue
-        others += [build(file, threads=threads) for threads in plan.threads]
+        if build is Naive:
+            # Always as a script leaves it, too: that is what most people would compare with.
+            others += [Naive(file, threads=threads) for threads in sorted({DEFAULT_THREADS, *plan.threads})]
+            others.append(Naive(file, threads=DEFAULT_THREADS, bilinear=True))
+        else:
+            others += [build(file, threads=threads) for threads in plan.threads]
     return others
 
 
 def _our_row(one: Ours, lap: Lap, cold: Cold, rivals: Sequence[tuple[Contender, Lap]]) -> Row:
     ratios: dict[str, float] = {}
     for rival, theirs in rivals:
-        if rival.threads == one.threads:
-            for stage in ("infer", TOTAL):
+        as_written = isinstance(rival, Naive) and rival.threads == DEFAULT_THREADS
+        if rival.threads == one.threads or as_written:
+            for stage in COMPARED:
                 if stage in theirs.stages:
-                    ratios[f"{stage} / {rival.name}"] = lap.ratio_to(theirs, stage)
+                    name = rival.name if rival.threads == one.threads else f"{rival.name}, {rival.threads} thread"
+                    ratios[f"{stage} / {name}"] = lap.ratio_to(theirs, stage)
     return Row(
         name=one.name,
         threads=one.threads,

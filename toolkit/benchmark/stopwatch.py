@@ -9,7 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+SCORE = "file to score"
 TOTAL = "total"
+FOLDER = "folder"
 
 
 class Contender(Protocol):
@@ -29,6 +31,13 @@ class Contender(Protocol):
         Returns:
             stage -> milliseconds, in the order in which the stages run.
         """
+
+
+class FolderContender(Contender, Protocol):
+    """One that also processes many X-rays as it would a whole folder: one after the other, or overlapped."""
+
+    def time_folder(self, images: Sequence[Path]) -> float:
+        """Milliseconds for one X-ray of a folder, on average."""
 
 
 @dataclass(slots=True)
@@ -72,3 +81,14 @@ def take_turns(contenders: Sequence[Contender], images: Sequence[Path], rounds: 
             for image in images:
                 laps[which].add(round_, contenders[which].time(image))
     return laps
+
+
+def take_folder_turns(
+    contenders: Sequence[FolderContender], laps: Sequence[Lap], images: Sequence[Path], rounds: Iterable[int]
+) -> None:
+    """The same turns with the whole folder at once; adds the stage `FOLDER` to each contender's lap."""
+    for round_ in rounds:
+        for turn in range(len(contenders)):
+            which = (turn + round_) % len(contenders)
+            contenders[which].time(images[0])
+            laps[which].add(round_, {FOLDER: contenders[which].time_folder(images)})

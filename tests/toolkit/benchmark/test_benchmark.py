@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from firmware_bridge.errors import ConfigError, InputError, MissingExtraError, ModelError
+from firmware_bridge.errors import ConfigError, InputError, MissingExtraError, ModelError, UnreadableImage
 from toolkit.benchmark.cold import measure_cold
+from toolkit.benchmark.contenders import Ours
 from toolkit.benchmark.measure import STAGES, Plan, run_benchmark
 from toolkit.benchmark.rivals import RECIPES, rival_file
 from toolkit.benchmark.table import render
@@ -31,13 +33,40 @@ def test_every_stage_is_timed_for_every_number_of_threads(samples: Path) -> None
     assert [row.threads for row in benchmark.rows] == [1, 2]
     for row in benchmark.rows:
         assert tuple(row.stages_ms) == STAGES
-        parts = sum(times["p50"] for stage, times in row.stages_ms.items() if stage != "total")
-        assert 0 < parts < 2 * row.stages_ms["total"]["p95"]
+        parts = sum(row.stages_ms[stage]["p50"] for stage in ("decode", "preprocess", "infer"))
+        assert 0 < parts < 2 * row.stages_ms["file to score"]["p95"]
+        assert row.stages_ms["file to score"]["p50"] < row.stages_ms["total"]["p95"]
+        assert row.stages_ms["folder"]["p50"] > 0
         assert row.delegate == "XNNPACK"
         assert row.partitions == 1
         assert row.file_bytes == PROBE_MODEL.stat().st_size
         assert row.cold is not None
         assert 0 < row.cold.first_inference_ms < row.cold.start_ms
+
+
+def test_a_folder_with_a_damaged_x_ray_stops_with_its_error(samples: Path, tmp_path: Path) -> None:
+    whole = min((samples / "chest_xray").rglob("*.jp*g"))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(whole.read_bytes()[:3000])
+    with pytest.raises(UnreadableImage):
+        Ours(PROBE_MODEL, threads=1).time_folder([whole, broken, whole, whole, whole, whole])
+
+
+@pytest.mark.slow
+def test_the_naive_way_is_measured_as_a_script_leaves_it_and_with_our_threads(samples: Path) -> None:
+    pytest.importorskip("tensorflow")
+    benchmark = run_benchmark(replace(plan(samples, threads=(2,)), naive=True))
+    assert [(row.name, row.threads) for row in benchmark.rows[1:]] == [
+        ("naive", 1),
+        ("naive", 2),
+        ("naive, bilinear", 1),
+    ]
+    assert set(benchmark.rows[0].ratios) == {
+        f"{stage} / {name}"
+        for stage in ("infer", "file to score", "folder")
+        for name in ("naive, 1 thread", "naive", "naive, bilinear, 1 thread")
+    }
+    assert all(ratio > 0 for ratio in benchmark.rows[0].ratios.values())
 
 
 def test_the_report_is_json_and_a_table(samples: Path) -> None:
