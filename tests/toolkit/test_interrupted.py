@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import runpy
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,12 +108,11 @@ def test_what_is_finished_is_complete(finished: Run) -> None:
 
 def test_a_second_start_changes_nothing(finished: Run) -> None:
     before = _times(finished.folder)
-    start_s = time.monotonic()
     code, log = finished.start()
     assert code == 0, log
     assert "finished before" in log
+    assert "starting TensorFlow" not in log  # which is what takes time
     assert _times(finished.folder) == before
-    assert time.monotonic() - start_s < 30
 
 
 def test_what_was_lost_of_a_finished_run_is_made_again_without_training(finished: Run) -> None:
