@@ -115,7 +115,10 @@ class Agent:
                 journal.close()
 
     def _watched_folder(self) -> Path:
-        watch = self._options.watch.resolve()
+        try:
+            watch = self._options.watch.resolve()
+        except (OSError, RuntimeError):  # links in a loop: which of the two depends on the version of Python
+            watch = self._options.watch
         if not watch.is_dir():
             raise ConfigError(
                 f"the folder {self._options.watch} cannot be watched",

@@ -111,6 +111,8 @@ def open_bundle(path: Path) -> Bundle:
         BundleError: missing, damaged, incomplete, of a newer schema, or built to harm (traversal, links, bombs).
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+            raise _damaged(path, "a bundle file", "a folder, pipe or device")
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise BundleError(

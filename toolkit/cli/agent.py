@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from firmware_bridge.agent import AgentOptions, run_agent
 from firmware_bridge.intake import IntakeOptions
 from firmware_bridge.result import NOTICE
+
+
+class Finite(click.FloatRange):
+    """A number within a range; "nan", which is neither below nor above any, would be waited for without end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or a usage error."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 @click.command(epilog=NOTICE)
@@ -37,15 +50,15 @@ from firmware_bridge.result import NOTICE
 @click.option(
     "--poll",
     "poll_s",
-    type=click.FloatRange(min=0.1),
+    type=Finite(min=0.1),
     envvar="CXR_EDGE_POLL",
     help="Look every so many seconds instead of asking the kernel: for network file systems.",
 )
-@click.option("--settle", "settle_s", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Seconds.")
-@click.option("--grace", "grace_s", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds.")
+@click.option("--settle", "settle_s", type=Finite(min=0), default=2.0, show_default=True, help="Seconds.")
+@click.option("--grace", "grace_s", type=Finite(min=0), default=10.0, show_default=True, help="Seconds.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the interpreter.")
 @click.option("--names", is_flag=True, help="File names in records and log. They can hold patients' names.")
-@click.option("--flush", "flush_s", type=click.FloatRange(min=0), default=30.0, show_default=True, help="With --once.")
+@click.option("--flush", "flush_s", type=Finite(min=0), default=30.0, show_default=True, help="With --once.")
 @click.option("--quiet", is_flag=True, help="Log warnings only.")
 def command(
     *,

@@ -25,7 +25,8 @@ def fill_from_dicom(row: Xray, *, set_patient: bool) -> Xray:
         set_patient: whether the header's patient id replaces the row's.
     """
     with_header = row.path.suffix.lower() in (".dcm", ".dicom", ".dic")
-    header = _header(row) if with_header else None
+    # Opening a pipe of that name would wait for its writer for ever.
+    header = _header(row) if with_header and row.path.is_file() else None
     if header is None:
         return row
     patient = str(header.get("PatientID", "") or "").strip()

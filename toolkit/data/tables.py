@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from firmware_bridge.errors import IndexFormatError
+from firmware_bridge.errors import ConfigError, IndexFormatError
 from toolkit.data.dicom_header import fill_from_dicom, parse_age
 from toolkit.data.index import Index, Xray, absolute, read_csv
 from toolkit.data.readers import SPLIT_OF_FOLDER, SUFFIXES, patient_from_name, require_two_classes
@@ -77,6 +77,13 @@ def read_table(
         IndexFormatError: columns missing, unknown labels, empty fields, one class only, or no row.
     """
     columns = columns or Columns()
+    if not columns.path or not columns.label:
+        raise ConfigError(
+            "a table needs a column of paths and one of labels",
+            expected="a name for each",
+            came=f"path {columns.path!r}, label {columns.label!r}",
+            do="name them with --path-column and --label-column",
+        )
     folder = absolute(images or path.parent)
     name = absolute(path).parent.name if source is None else source
     rows: list[Xray] = []
@@ -197,6 +204,10 @@ def _table_row(
 
     file, split = cells[columns.path], cell(columns.split).lower()
     patient = cell(columns.patient) if columns.patient else patient_from_name(Path(file).stem)
+    if "\0" in file:
+        raise IndexFormatError(
+            f"{where}: the path holds a NUL byte", expected="a file name", came=repr(file), do="mend that line"
+        )
     for field, value in (("path", file.strip()), ("label", label), ("patient", patient)):
         if not value:
             raise IndexFormatError(
@@ -258,7 +269,7 @@ def _rsna_persons(mapping: Path) -> dict[str, str]:
     try:
         entries = json.loads(mapping.read_text(encoding="utf-8"))
         return {entry["subset_img_id"]: patient_from_name(Path(entry["img_id"]).stem) for entry in entries}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise IndexFormatError(
             f"{mapping} is not RSNA's mapping to NIH",
             expected="a JSON list whose entries have subset_img_id and img_id",
