@@ -41,8 +41,8 @@ class TrainConfig:
     seed: int = _doc(1, "Decides split, order, augmentation and initial weights.")
     batch_size: int = _doc(32, "X-rays per training step.")
     workers: int = _doc(2, "Threads that augment; 0 does it in the training thread.")
-    validation_share: float = _doc(0.1, "Share of patients for validation, where the index has no such split.")
-    test_share: float = _doc(0.1, "Share of patients for the inside test, where the index has no such split.")
+    validation_share: float = _doc(0.1, "Share of the X-rays for validation, by patient, where the index has no split.")
+    test_share: float = _doc(0.1, "Share of the X-rays for the inside test, by patient, where the index has no split.")
     augment: str = _doc(
         "strong", "none, light or strong. Never a horizontal flip: it would put the heart on the right."
     )

@@ -19,6 +19,7 @@ from toolkit.cli.main import EXIT_INTERRUPTED, as_cxr_edge_error
 from toolkit.config import TrainConfig
 from toolkit.data.index import Index, Xray
 from toolkit.demo_broker import DemoBroker, Subscriber
+from toolkit.files import write_atomically
 from toolkit.report import training_report
 from toolkit.train_qat import train_qat
 
@@ -64,7 +65,7 @@ def demo(out: Path) -> Path:
     dicom = [Xray(path=p, label=p.name.split("_")[0], patient_id=p.name) for p in sorted(SAMPLES.glob("dicom/*.dcm"))]
     click.echo(f"2. The agent: {len(test)} test X-rays and {len(dicom)} DICOM files into a watched folder")
     results = stream(run.bundle, [*test, *dicom], folder=run.folder / "watched")
-    (run.folder / "agent.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_atomically(run.folder / "agent.json", json.dumps(results, indent=1))
     return training_report(run.folder)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from calibration.metrics import auroc
 from calibration.representative import representative_rows
+from calibration.temperature import calibrated
 from firmware_bridge.errors import ExportGateError
 from firmware_bridge.interpreter import open_interpreter
 from firmware_bridge.score import Head
@@ -138,7 +139,7 @@ def _measure(
     """Facts and figures of one file; `graph` and `plain` are (N,) probabilities of its own Keras graph and of float."""
     facts = inspect_tflite(content)
     logits, own = score_pixels(content, head, data.validation.pixels)
-    probabilities = 1 / (1 + np.exp(-logits))
+    probabilities = calibrated(logits, temperature=1.0)
     difference = np.abs(probabilities - graph.astype(np.float64))
     from_float = np.abs(probabilities - plain)
     row = {

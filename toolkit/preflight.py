@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from firmware_bridge.errors import ConfigError, ResourceError
+from toolkit.memory import available_bytes
 
 # Checkpoints of B0 with Adam's moments (48 MB) in three phases, model files, cache and report.
 _RUN_BYTES = 600_000_000
@@ -30,7 +30,7 @@ def check_resources(folder: Path, *, images: int, size_px: int, batch_size: int)
     pixels_bytes = images * size_px * size_px
     place = next(p for p in (folder, *folder.resolve().parents) if p.exists())
     _require("disk space for the run", _RUN_BYTES + pixels_bytes, shutil.disk_usage(place).free, "free some space")
-    available = available_memory_bytes()
+    available = available_bytes()
     if available is not None:
         needed = _TENSORFLOW_BYTES + 2 * pixels_bytes + batch_size * size_px * size_px * _STEP_BYTES_PER_PIXEL
         _require("memory for training", needed, available, "lower --batch-size or --size-px, or end other programs")
@@ -66,14 +66,3 @@ def _require(what: str, needed: int, there: int, do: str) -> None:
             came=f"{there / 1e9:.1f} GB free",
             do=do,
         )
-
-
-def available_memory_bytes() -> int | None:
-    """Memory that can be had without swapping, in bytes; None where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None

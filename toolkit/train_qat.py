@@ -75,7 +75,8 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
 def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *, folder: Path, say: Say) -> Finished:
     with waiting("starting TensorFlow"):
         # It takes seconds to import: everything that can fail without it has passed by now.
-        from toolkit.bundle_run import bundle_run, calibrate_run
+        from toolkit.bundle_folder import bundle_from_run
+        from toolkit.calibrate_run import calibrate_run
         from toolkit.evaluate import evaluate
         from toolkit.export_run import export_run
         from toolkit.report import training_report
@@ -93,14 +94,12 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
     exported = export_run(trained, data, config, arch=architecture(config), folder=folder)
     for model in exported.values():
         say(_line(model.row))
-    fits = calibrate_run(exported, data, config, folder=folder)
-    inside = {}
+    calibrate_run(exported, data, config, folder=folder)
     test = index.select(split="test")
     if len(test):
         named = NamedIndex("inside", folder / "index.csv", "test", test)
-        evaluation = evaluate(from_run(folder), [named], out=folder, workers=config.workers or 1)
-        inside = evaluation["sets"][0]["results"]["int8"]["metrics"]
-    bundle = bundle_run(exported, fits, data, config, index=index, folder=folder, inside=inside)
+        evaluate(from_run(folder), [named], out=folder, workers=config.workers or 1)
+    bundle = bundle_from_run(folder, name=config.name, golden=config.golden)
     return Finished(folder=folder, bundle=bundle, report=training_report(folder))
 
 

@@ -92,7 +92,7 @@ def test_weights_that_are_not_there_are_missed_early(samples: Path, tmp_path: Pa
 
 
 def test_too_little_memory(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 500_000_000)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 500_000_000)
     with pytest.raises(ResourceError, match="not enough memory") as caught:
         train_qat(samples / "index.csv", CONFIG, out=tmp_path, say=_silent)
     assert "0.5 GB free" in str(caught.value)
