@@ -27,7 +27,7 @@ from firmware_bridge.result import NOTICE
 @click.option("--threshold", type=click.FloatRange(0, 1), help="For models that bring none of their own.")
 @click.option("--prevalence", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="For PPV and NPV.")
 @click.option("--resamples", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Threads that score.")
 def command(
     models: tuple[Path, ...],

@@ -103,6 +103,13 @@ def as_cxr_edge_error(error: BaseException) -> CxrEdgeError | None:
             came=error.strerror or str(error),
             do="free some space (df -h shows where), or choose another folder, then give the same command again",
         )
+    if isinstance(error, OSError) and error.filename is not None:
+        return ResourceError(
+            f"{os.fsdecode(error.filename)} cannot be used",
+            expected="a file or folder that this user may read or write here",
+            came=error.strerror or str(error),
+            do="check the path and its permissions (ls -ld), or choose another",
+        )
     if isinstance(error, ModuleNotFoundError) and error.name:
         from toolkit.extras import extra_of_module
 

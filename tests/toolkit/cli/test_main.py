@@ -94,6 +94,13 @@ def test_help_lists_every_command_imports_none_and_ends_with_the_notice() -> Non
     assert done.stdout.rstrip().endswith(NOTICE)
 
 
+def test_a_path_that_may_not_be_written_is_named_without_a_traceback(
+    give: Give, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert give(PermissionError(13, "Permission denied", "/sys/x.json")) == ResourceError.exit_code
+    assert "/sys/x.json" in capsys.readouterr().err
+
+
 def test_a_reader_that_leaves_early_makes_no_noise() -> None:
     pipe = f"{sys.executable} -m toolkit.cli.main --help | true"
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, timeout=60, check=False)
