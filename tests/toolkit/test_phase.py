@@ -241,11 +241,12 @@ def test_batch_norm_is_the_plain_mean_over_batches() -> None:
 
 def test_the_gate(tmp_path: Path) -> None:
     with pytest.raises(ExportGateError, match=r"0\.0200 lost") as caught:
-        _gate(0.90, 0.88, TrainConfig(), tmp_path)
+        _gate(0.90, 0.88, TrainConfig(), tmp_path, pairs=54)
+    assert "too few X-rays to tell" in str(caught.value)
     assert "--allow-int8-loss" in str(caught.value)
     assert caught.value.exit_code == 5
-    _gate(0.90, 0.88, TrainConfig(allow_int8_loss=True), tmp_path)
-    _gate(0.90, 0.895, TrainConfig(), tmp_path)
+    _gate(0.90, 0.88, TrainConfig(allow_int8_loss=True), tmp_path, pairs=54)
+    _gate(0.90, 0.895, TrainConfig(), tmp_path, pairs=54)
 
 
 def test_the_schedule_warms_up_and_comes_down() -> None:
