@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _ANY = click.Path(path_type=Path)
+_STANDARD = "[default: %s, if there; '' for none]"
 
 
 @click.group("data", epilog=NOTICE)
@@ -38,15 +39,18 @@ def command() -> None:
 @click.option("--label", "labels", multiple=True, metavar="VALUE=LABEL", help="Rename a class. May be repeated.")
 @click.option("--skip-unknown-labels", is_flag=True, help="Leave rows out whose label no --label names.")
 @click.option("--patient-pattern", metavar="REGEX", help="Folders: first group = patient, in the path below the class.")
-@click.option("--path-column", default="path", show_default=True)
-@click.option("--label-column", default="label", show_default=True)
-@click.option("--patient-column", default="", help="Without one the file name tells the patient.")
-@click.option("--view-column", default="")
-@click.option("--age-column", default="")
-@click.option("--sex-column", default="")
-@click.option("--split-column", default="")
-@click.option("--width-column", default="", help="Width of the original, where the files here are smaller.")
-@click.option("--height-column", default="")
+@click.option("--path-column", default="path", show_default=True, help="Tables: the image file.")
+@click.option("--label-column", default="label", show_default=True, help="Tables: the class.")
+@click.option(
+    "--patient-column",
+    help=f"Tables: whose X-ray it is; without one the file name tells it.  {_STANDARD % 'patient_id'}",
+)
+@click.option("--view-column", help=f"Tables: PA, AP or LL.  {_STANDARD % 'view'}")
+@click.option("--age-column", help=f"Tables: age, in years or as in DICOM (063Y, 018M).  {_STANDARD % 'age'}")
+@click.option("--sex-column", help=f"Tables: M, F or O.  {_STANDARD % 'sex'}")
+@click.option("--split-column", help=f"Tables: train, validation or test.  {_STANDARD % 'split'}")
+@click.option("--width-column", default="", help="Tables: width of the original, where the files here are smaller.")
+@click.option("--height-column", default="", help="Tables: height of the original, likewise.")
 @click.option("--finding", default="Pneumonia", show_default=True, help="NIH: the finding that is positive.")
 @click.option("--mapping", type=_FILE, help="RSNA: the JSON that maps its images to NIH's, to tell persons apart.")
 def index_command(
@@ -60,26 +64,30 @@ def index_command(
     patient_pattern: str | None,
     finding: str,
     mapping: Path | None,
-    **column: str,
+    **column: str | None,
 ) -> None:
     """Read SOURCE, a folder of classes or a table, into one index."""
-    from toolkit.data import readers, tables
+    from toolkit.data import columns, readers, tables
+    from toolkit.data.index import printable
 
+    renamed = _renamed(labels, skip_others=skip_unknown_labels)
     kind = tables.guess_kind(source) if kind == "auto" else kind
     if kind == "folders":
-        index = readers.read_class_folders(
-            source, labels=_renamed(labels), patient_pattern=patient_pattern, source=name
-        )
+        index = readers.read_class_folders(source, labels=renamed, patient_pattern=patient_pattern, source=name)
     elif kind == "nih":
         index = tables.read_nih(source, images=images, positive=finding, source=name or "nih")
     elif kind == "rsna":
         index = tables.read_rsna(source, images=images, mapping=mapping, source=name or "rsna")
     else:
+        header = columns.header_of(source)
+        chosen = columns.chosen_columns(header, {key.removesuffix("_column"): name for key, name in column.items()})
+        if unused := columns.unused_columns(header, chosen):
+            click.echo(f"columns not used: {printable(', '.join(unused))}")
         index = tables.read_table(
             source,
-            columns=tables.Columns(**{key.removesuffix("_column"): value for key, value in column.items()}),
+            columns=chosen,
             images=images,
-            labels=_renamed(labels),
+            labels=renamed,
             skip_unknown_labels=skip_unknown_labels,
             source=name,
         )
@@ -92,7 +100,7 @@ def index_command(
 @click.option("--out", type=_FILE, help="The index to write.  [default: INDEX itself]")
 @click.option("--validation", default=0.1, show_default=True, help="Share of the X-rays.")
 @click.option("--test", default=0.1, show_default=True, help="Share of the X-rays.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="The same seed divides the same way.")
 @click.option("--keep-test", is_flag=True, help="Keep the test rows as they are; leave their patients' others out.")
 @click.option("--pictures/--no-pictures", default=True, help="Keep equal and near-equal pictures on one side.")
 def split_command(
@@ -117,7 +125,10 @@ def split_command(
 @click.option("--out", type=_FOLDER, default=Path("audit"), show_default=True, help="Folder for HTML and JSON.")
 @click.option("--allow-leaks", is_flag=True, help="Exit with 0 though the splits leak.")
 def audit_command(index_file: Path, out: Path, allow_leaks: bool) -> None:
-    """Look for duplicates, shared patients, damaged files and shortcuts. Exit code 4 if the splits leak."""
+    """Look for duplicates, shared patients, damage and shortcuts.
+
+    Exit code 4 if the splits leak.
+    """
     from toolkit.data.audit import audit
     from toolkit.data.audit_report import write_report
     from toolkit.data.index import Index
@@ -137,7 +148,14 @@ def audit_command(index_file: Path, out: Path, allow_leaks: bool) -> None:
         )
 
 
-def _renamed(labels: tuple[str, ...]) -> dict[str, str] | None:
+def _renamed(labels: tuple[str, ...], *, skip_others: bool) -> dict[str, str] | None:
+    if skip_others and not labels:
+        raise ConfigError(
+            "--skip-unknown-labels without a --label",
+            expected="at least one --label VALUE=LABEL: every other label is then unknown",
+            came="none, so that no label is unknown",
+            do="name the labels to keep, for example --label NORMAL=normal --label PNEUMONIA=pneumonia",
+        )
     pairs = [label.partition("=") for label in labels]
     if any(not value or not label for value, _, label in pairs):
         raise ConfigError(

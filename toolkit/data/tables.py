@@ -88,6 +88,7 @@ def read_table(
     name = absolute(path).parent.name if source is None else source
     rows: list[Xray] = []
     unknown: dict[str, int] = {}
+    no_ages: list[str] = []
     for line, cells in read_csv(path, required=columns.named()):
         value = cells[columns.label].strip()
         label = value if labels is None else labels.get(value)
@@ -95,11 +96,14 @@ def read_table(
             unknown[value] = unknown.get(value, 0) + 1
             continue
         rows.append(_table_row(cells, columns, folder, label=label, source=name, where=f"{path}, line {line}"))
+        if columns.age and rows[-1].age is None and cells[columns.age].strip():
+            no_ages.append(cells[columns.age].strip())
     if unknown and not skip_unknown_labels:
         raise _unknown_labels(path, unknown, labels or {})
     if unknown:
         examples = ", ".join(sorted(unknown)[:10])
         log.warning("%d rows with other labels are left out: %s", sum(unknown.values()), examples)
+    _warn_of_ages(no_ages)
     index = Index(tuple(rows))
     require_two_classes(index, str(path))
     return index
@@ -132,6 +136,7 @@ def read_nih(
     found = _files_below(absolute(images or path.parent))
     splits = _nih_splits(path.parent)
     rows, absent = [], 0
+    no_ages: list[str] = []
     required = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
     for _, cells in read_csv(path, required=required):
         findings = cells["Finding Labels"].split("|")
@@ -155,6 +160,9 @@ def read_nih(
             height_px=_whole(cells.get("Height]", "")),
         )
         rows.append(row)
+        if row.age is None and cells["Patient Age"].strip():
+            no_ages.append(cells["Patient Age"].strip())
+    _warn_of_ages(no_ages)
     return _found(rows, absent, path, images)
 
 
@@ -214,11 +222,14 @@ def _table_row(
                 f"{where}: no {field}",
                 expected=f"a {field} in every row",
                 came="an empty cell",
-                do="mend that line, or name another column",
+                do=f"mend that line, or name another column with --{field}-column",
             )
     if split and split not in SPLIT_OF_FOLDER:
         raise IndexFormatError(
-            f"{where}: unknown split", expected=", ".join(SPLIT_OF_FOLDER), came=split, do="mend that line"
+            f"{where}: unknown split",
+            expected=", ".join(SPLIT_OF_FOLDER),
+            came=split,
+            do="mend that line, name another column with --split-column, or leave it out with --split-column ''",
         )
     return Xray(
         path=Path(os.path.normpath(folder / file)),
@@ -301,6 +312,12 @@ def _unknown_labels(path: Path, unknown: Mapping[str, int], known: Mapping[str, 
         came=", ".join(f"{label!r} ({n} rows)" for label, n in sorted(unknown.items())[:10]),
         do="add --label VALUE=LABEL for each, or --skip-unknown-labels to leave those rows out",
     )
+
+
+def _warn_of_ages(texts: list[str]) -> None:
+    if texts:
+        examples = ", ".join(map(repr, sorted(set(texts))[:5]))
+        log.warning("ages that are no number from 0 to 120 are left out: %d, for example %s", len(texts), examples)
 
 
 def _whole(text: str) -> int | None:

@@ -50,6 +50,7 @@ def test_a_leak_ends_with_its_own_exit_code_and_the_report_is_there(samples: Pat
         (("index", "nowhere"), 3, "no such folder"),
         (("index", "table.csv"), 3, "lacks the column"),
         (("index", "table.csv", "--label", "sick"), 2, "VALUE=LABEL"),
+        (("index", "table.csv", "--skip-unknown-labels"), 2, "name the labels to keep"),
         (("audit", "table.csv"), 3, "lacks the column"),
         (("split", "none.csv"), 3, "cannot be read"),
     ],
@@ -72,6 +73,34 @@ def test_a_table_with_named_columns(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "odd" in done.stderr
     assert Index.read(tmp_path / "index.csv").labels() == ("normal", "pneumonia")
+
+
+STANDARD_TABLE = """path,label,patient_id,age,sex,split,ward,how
+a.png,pneumonia,p,4,F,train,3,PA
+b.png,normal,q,1-5,M,test,3,AP
+"""
+
+
+def test_standard_columns_are_taken_and_the_rest_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(STANDARD_TABLE)
+    done = cxr_edge("data", "index", "t.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "columns not used: ward, how\n" in done.stdout
+    assert "are left out: 1, for example" in done.stderr
+    assert "'1-5'" in done.stderr
+    first, second = Index.read(tmp_path / "index.csv")
+    assert (first.patient_id, first.age, first.sex, first.split, first.view) == ("p", 4.0, "F", "train", "")
+    assert second.age is None
+
+
+def test_an_option_beats_a_standard_name_and_an_empty_one_leaves_it_out(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(STANDARD_TABLE)
+    options = ("--split-column", "", "--patient-column", "sex", "--view-column", "how", "--age-column", "")
+    done = cxr_edge("data", "index", "t.csv", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "columns not used: patient_id, age, split, ward\n" in done.stdout
+    first = Index.read(tmp_path / "index.csv").rows[0]
+    assert (first.patient_id, first.view, first.sex, first.split) == ("F", "PA", "", "")
 
 
 def test_where_the_disk_is_full_the_old_index_stays(samples: Path, tmp_path: Path) -> None:
