@@ -117,7 +117,7 @@ class MissingExtraError(CxrEdgeError):
             f"this command needs the extra '{extra}'",
             expected=f"the Python package '{module}'",
             came="it is not installed here",
-            do=f"pip install 'cxr-edge[{extra}]'",
+            do=f"pip install 'cxr-edge[{extra}]' (in a clone: pip install '.[{extra}]')",
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.result import NOTICE, utc_now
 from toolkit.data.index import SPLITS, Index
+from toolkit.extras import require_modules
 from toolkit.files import write_atomically
 from toolkit.progress import progress
 from toolkit.report_evaluation import evaluation_sections
@@ -54,8 +55,10 @@ def evaluate(
         ConfigError: no model, no index, or a name twice.
         InputError: an index holds nothing that can be scored.
         ModelError: a file cannot be loaded.
+        MissingExtraError: what draws the report is not installed.
         ResourceError: `out` cannot be written.
     """
+    require_modules("matplotlib", "jinja2", extra="train")
     options = options or Options()
     models = with_unique_names(models)
     _check_names(indexes)
@@ -108,6 +111,13 @@ def parse_named_index(text: str) -> NamedIndex:
             do="write for example --index inside=index.csv:test --index outside=nih.csv",
         )
     path, _, split = place.rpartition(":")
+    if split not in SPLITS and Path(path).is_file() and not Path(place).exists():
+        raise ConfigError(
+            f"'{split}' in --index {text} is no split",
+            expected=", ".join(SPLITS),
+            came=split or "nothing after the colon",
+            do="name one of them, or leave the colon out to take all rows",
+        )
     if split not in SPLITS or not path:
         path, split = place, ""
     index = Index.read(Path(path))

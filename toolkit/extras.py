@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import re
 from collections.abc import Mapping
+
+from firmware_bridge.errors import MissingExtraError
 
 DISTRIBUTION = "cxr-edge"
 
@@ -57,3 +60,14 @@ def extra_of_module(module: str) -> str | None:
     if wanted in extras.get("", ()):
         return None
     return next((extra for extra, names in extras.items() if wanted in names), None)
+
+
+def require_modules(*modules: str, extra: str) -> None:
+    """Find out, without an import, that `modules` are there: before hours of work rather than after them.
+
+    Raises:
+        MissingExtraError: one is not; `extra` brings it.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError.for_module(module, extra)

@@ -65,9 +65,11 @@ def headline(evaluation: Json) -> str:
         worst = max(found, key=lambda gap: gap["difference"]["value"])
         inside, outside = (worst[key]["value"] for key in ("auroc_inside", "auroc_outside"))
         verb = "falls" if worst["difference"]["value"] > 0 else "goes"
+        # A set may itself be called "outside".
+        which = "" if worst["outside"] == "outside" else f" ({worst['outside']})"
         return (
-            f"{model}: AUROC {verb} from {number(inside)} inside to {number(outside)} outside "
-            f"({worst['outside']}), a gap of {with_interval(worst['difference'])}."
+            f"{model}: AUROC {verb} from {number(inside)} inside to {number(outside)} outside"
+            f"{which}, a gap of {with_interval(worst['difference'])}."
         )
     aurocs = [(s, s["results"][model]["metrics"].get("auroc")) for s in evaluation["sets"]]
     known = [(s, interval) for s, interval in aurocs if interval]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from firmware_bridge.preprocess import Preprocessing
 from firmware_bridge.score import Calibration, Head, Scorer
 from toolkit.config import read_config
 
-FLOAT_PRECISIONS = ("fp16", "float")
+# The one before pruning and quantization first: it is what the others are compared with.
+FLOAT_PRECISIONS = ("float", "fp16")
 PRECISIONS = ("int8", *FLOAT_PRECISIONS)
 # In this order: the file that is deployed by default comes first.
-RUN_FILES = ("model.int8.tflite", "model.fp16.tflite", "model.ptq.int8.tflite")
+RUN_FILES = ("model.int8.tflite", "model.fp16.tflite", "model.float.tflite", "model.ptq.int8.tflite")
 POSITIVE, NEGATIVE = "pneumonia", "normal"
 # Keeps the logit of a saturated int8 probability finite: half of one of its 256 steps.
 _LEAST_PROBABILITY = 1 / 512
@@ -138,15 +140,23 @@ def from_run(folder: Path) -> list[ModelUnderTest]:
     """The deployed models of a training run and, beside them, its post-training int8 baseline.
 
     Raises:
-        ModelError: the run has no model yet.
+        ModelError: no such folder, or the run has no model yet.
     """
+    if not folder.is_dir():
+        raise ModelError(
+            f"the run {folder} cannot be read",
+            expected="the folder of a training run",
+            came="a file" if folder.exists() else "no such folder",
+            do="check the path: train-qat names the folder of its run",
+        )
     found = [folder / "models" / name for name in RUN_FILES if (folder / "models" / name).is_file()]
     if not found:
+        out, name = (shlex.quote(str(part)) for part in (folder.parent, folder.absolute().name))
         raise ModelError(
             f"{folder} holds no model",
             expected="a finished run with " + " or ".join(f"models/{name}" for name in RUN_FILES[:2]),
             came="none of these files",
-            do="give the command that began the run again (cxr-edge train-qat ...): it goes on where it was cut off",
+            do=f"finish it with: cxr-edge train-qat INDEX --out {out} --name {name}, and the options that began it",
         )
     return [from_file(path) for path in found]
 
@@ -242,7 +252,8 @@ def labels_of(
 
 def baseline_of(models: Sequence[ModelUnderTest]) -> str | None:
     """The name of the float model that the others are compared with; None without one."""
-    return next((model.name for model in models if model.precision in FLOAT_PRECISIONS), None)
+    floats = (model for precision in FLOAT_PRECISIONS for model in models if model.precision == precision)
+    return next((model.name for model in floats), None)
 
 
 def _own_logit(interpreter: Interpreter, preprocessing: Preprocessing, decoded: Decoded) -> float:

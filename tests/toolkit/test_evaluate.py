@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from firmware_bridge.errors import ConfigError, InputError, ModelError
+from firmware_bridge.errors import ConfigError, InputError, MissingExtraError, ModelError
 from firmware_bridge.interpreter import open_interpreter
 from firmware_bridge.manifest import CalibrationEntry, ModelEntry
 from firmware_bridge.preprocess import Preprocessing
@@ -184,8 +185,10 @@ def test_a_head_of_another_model(run: Path, inside: NamedIndex, tmp_path: Path) 
 
 
 def test_missing_models(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds no model"):
+    with pytest.raises(ModelError, match=r"(?s)holds no model.*train-qat INDEX --out \S+ --name"):
         from_run(tmp_path)
+    with pytest.raises(ModelError, match="no such folder"):
+        from_run(tmp_path / "nope")
     with pytest.raises(ModelError, match="cannot be read"):
         from_file(tmp_path / "no.tflite")
 
@@ -240,3 +243,18 @@ def test_the_command_refuses_one_label_for_both(run: Path, samples: Path, tmp_pa
 def test_preprocessing_of_a_bare_file_has_its_size(run: Path) -> None:
     model = from_file(run / "models" / "model.int8.tflite")
     assert model.preprocessing == Preprocessing.default(model.open().interpreter.size_px)
+
+
+def test_a_misspelt_split_is_named(samples: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'tset' in .* is no split"):
+        parse_named_index(f"inside={samples / 'index.csv'}:tset")
+
+
+def test_a_missing_extra_is_told_before_anything_is_scored(
+    run: Path, inside: NamedIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    with pytest.raises(MissingExtraError, match=r"cxr-edge\[train\]"):
+        evaluate(from_run(run), [inside], out=tmp_path / "out", options=FAST)
+    assert not (tmp_path / "out").exists()

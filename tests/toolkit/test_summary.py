@@ -85,6 +85,7 @@ def test_the_gap_is_the_headline(scored_set: Make, evaluation_of: Evaluate) -> N
     assert gap["difference"]["value"] == pytest.approx(gap["auroc_inside"]["value"] - gap["auroc_outside"]["value"])
     assert gap["difference"]["low"] > 0
     assert headline(evaluation).startswith("int8: AUROC falls from 0.9")
+    assert "(outside)" not in headline(evaluation)
     text = markdown(evaluation)
     assert text.startswith(f"**{headline(evaluation)}**")
     assert text.count("| int8 | ") == 3  # two sets in the one table, and the gap
