@@ -29,7 +29,7 @@ from toolkit.train import Trained, TrainingData
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
-INT8, FP16, PTQ = "int8", "fp16", "ptq.int8"
+INT8, FP16, FLOAT, PTQ = "int8", "fp16", "float", "ptq.int8"
 # Below this, ten swapped pairs are more than 0.01 AUROC.
 _TELLING_PAIRS = 1_000
 
@@ -75,10 +75,12 @@ def export_run(
     files = _convert_all(trained, data, config, arch)
     float_probabilities = predict(trained.float_model, data.validation.pixels, arch.input_scale).astype(np.float64)
     float_auroc = float(auroc(data.validation.labels, float_probabilities))
+    pruned = predict(trained.pruned, data.validation.pixels, arch.input_scale)
     references = {
         INT8: predict(trained.quantized, data.validation.pixels, arch.input_scale),
-        FP16: predict(trained.pruned, data.validation.pixels, arch.input_scale),
-        PTQ: predict(trained.pruned, data.validation.pixels, arch.input_scale),
+        FP16: pruned,
+        FLOAT: float_probabilities,
+        PTQ: pruned,
     }
     exported = {
         precision: _measure(
@@ -128,6 +130,11 @@ def _convert_all(
     work = {
         INT8: lambda: (to_int8(trained.quantized, **options), _head(*float_head(trained.quantized, HEAD_LAYER))),
         FP16: lambda: (to_float(trained.pruned, half=True, **options), plain_head),
+        # Never deployed: what the others are measured against, before pruning and as a file like them.
+        FLOAT: lambda: (
+            to_float(trained.float_model, half=False, **options),
+            _head(*trained.float_model.get_layer(HEAD_LAYER).get_weights()),
+        ),
         PTQ: lambda: (to_int8_post_training(trained.pruned, representative, **options), plain_head),
     }
     return {precision: work[precision]() for precision in progress(list(work), "writing TFLite files")}

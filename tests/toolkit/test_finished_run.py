@@ -64,8 +64,8 @@ def test_at_least_the_wished_share_of_zeros_in_each_pruned_kernel(table: dict[st
     pruned = [layer for layer in table["layers"] if layer["pruned"]]
     assert len(pruned) == 66  # 65 convolutions and the head
     assert min(layer["share"] for layer in pruned) >= 0.30
-    for model in table["models"].values():
-        assert model["zero_share_pruned"] >= 0.30
+    for precision, model in table["models"].items():
+        assert (model["zero_share_pruned"] >= 0.30) is (precision != "float")
 
 
 def test_the_int8_file_is_integers_in_one_partition(table: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def test_grey_bytes_are_the_quantized_input(finished_run: Path) -> None:
     assert scale == pytest.approx(INPUT_SCALE.scale, rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp16", "ptq.int8"])
+@pytest.mark.parametrize("precision", ["int8", "fp16", "float", "ptq.int8"])
 def test_probability_and_feature_maps_come_out(finished_run: Path, precision: str, xrays: Any) -> None:
     raw = Interpreter(str(finished_run / "models" / f"model.{precision}.tflite"))
     shapes = sorted((tuple(int(n) for n in o["shape"]) for o in raw.get_output_details()), key=len)
