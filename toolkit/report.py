@@ -15,7 +15,7 @@ from toolkit.plots import learning_curves
 from toolkit.report_evaluation import evaluation_sections, interval_cell
 from toolkit.report_export import export_blocks
 from toolkit.report_page import Block, Cell, Code, Facts, Figure, Figures, Note, Row, Section, Table, Text, render
-from toolkit.summary_text import headline, megabytes, number, percent, words
+from toolkit.summary_text import headline, megabytes, number, percent, shortcut_interval, temperature_warning, words
 
 Json = Mapping[str, Any]
 
@@ -169,6 +169,8 @@ def _calibration_blocks(calibration: Json) -> list[Block]:
         )
     if not rows:
         return []
+    fitted = ((name, fit) for name, fit in models.items() if isinstance(fit, dict))
+    warnings = [temperature_warning(name, fit.get("temperature")) for name, fit in fitted]
     columns = ["Model", "Temperature", "Threshold", "Sensitivity", "Specificity", "ECE", "Brier"]
     return [
         Text(
@@ -176,6 +178,7 @@ def _calibration_blocks(calibration: Json) -> list[Block]:
             "temperature and threshold. The threshold is the highest that reaches the wished sensitivity there."
         ),
         Table("Calibration on the validation split, with 95% intervals; ECE and Brier after (before)", columns, rows),
+        *(Note(warning, "warn") for warning in warnings if warning),
     ]
 
 
@@ -194,7 +197,11 @@ def _audit_blocks(audit: Json) -> list[Block]:
     rows: list[Row] = [[words(name), str(value)] for name, value in counts.items()]
     if rows:
         blocks.append(Table("Audit", ["What", "How many"], rows))
-    shortcuts: list[Row] = [[words(str(one["attribute"])), number(one["auroc"])] for one in audit.get("shortcuts", [])]
+    shortcuts: list[Row] = []
+    for one in audit.get("shortcuts", []):
+        interval = {"value": one["auroc"], "low": one.get("low", one["auroc"]), "high": one.get("high", one["auroc"])}
+        shown = shortcut_interval(interval)
+        shortcuts.append([words(str(one["attribute"])), number(shown["value"] if shown else None)])
     if shortcuts:
         blocks.append(Table("AUROC of one file attribute alone", ["Attribute", "AUROC"], shortcuts))
     return blocks

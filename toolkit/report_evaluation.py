@@ -8,7 +8,16 @@ from typing import Any
 from toolkit.plots import Curve, Range, confusion_plot, interval_plot, reliability_plot, roc_plot
 from toolkit.report_page import Block, Cell, Facts, Figure, Figures, Note, Row, Section, Table, Text
 from toolkit.summary import MIN_GROUP_PATIENTS
-from toolkit.summary_text import METRICS, megabytes, metric_columns, number, with_interval, words
+from toolkit.summary_text import (
+    METRICS,
+    megabytes,
+    metric_columns,
+    number,
+    shortcut_interval,
+    temperature_warning,
+    with_interval,
+    words,
+)
 
 Json = Mapping[str, Any]
 
@@ -164,7 +173,9 @@ def _shortcut_blocks(evaluation: Json) -> list[Block]:
     if not sets:
         return []
     names = list(sets[0]["shortcuts"])
-    rows: list[Row] = [[one["name"], *(interval_cell(one["shortcuts"][name]) for name in names)] for one in sets]
+    rows: list[Row] = [
+        [one["name"], *(interval_cell(shortcut_interval(one["shortcuts"][name])) for name in names)] for one in sets
+    ]
     return [
         Text(
             "How well attributes of the file separate the labels without looking at the lungs, in whichever direction. "
@@ -226,6 +237,8 @@ def _scored_blocks(evaluation: Json) -> list[Block]:
     ]
     columns = ["Model", "Runtime, delegate", "Logit from", "Size", "Temperature", "Threshold"]
     blocks.append(Table("Models, the files themselves", columns, model_rows, text_columns=3))
+    warnings = (temperature_warning(model["name"], model["temperature"]) for model in evaluation["models"])
+    blocks += [Note(warning, "warn") for warning in warnings if warning]
     for one in evaluation["sets"]:
         if one["unreadable"]:
             unreadable: list[Row] = [[bad["path"], bad["reason"]] for bad in one["unreadable"]]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
+from toolkit.data.shortcuts import cannot_vary
+
 Json = Mapping[str, Any]
 
 METRICS = {
@@ -55,6 +58,25 @@ def with_interval(interval: Json | None, *, digits: int = 3, signed: bool = Fals
         return f"{value} (every resample alike)"
     ends = [number(end, digits=digits, signed=signed) for end in (low, high)]
     return f"{value} ({ends[0]} to {ends[1]})"
+
+
+def shortcut_interval(interval: Json) -> Json | None:
+    """The AUROC of a file attribute; None, shown as a dash, where the attribute is the same in every file."""
+    return None if cannot_vary(interval["value"], interval["low"], interval["high"]) else interval
+
+
+def temperature_warning(name: str, temperature: float | None) -> str:
+    """What it means that a fitted temperature stopped at its bound, where it is no figure; "" where it did not."""
+    # The fit ends a rounding error away from its bound.
+    if temperature is not None and temperature >= MAX_TEMPERATURE * 0.999:
+        why = "the logits carry next to nothing"
+    elif temperature is not None and temperature <= MIN_TEMPERATURE * 1.001:
+        why = "too few X-rays to fit it on"
+    else:
+        return ""
+    return (
+        f"The temperature of {name} stopped at its bound, {number(temperature)}: {why}. Do not trust its probabilities."
+    )
 
 
 def headline(evaluation: Json) -> str:
@@ -122,7 +144,7 @@ def markdown(evaluation: Json) -> str:
         ]
         parts.append(_table(["Models", "Set", "Difference in AUROC (paired)"], rows))
     shortcut_rows = [
-        [one["name"], *(with_interval(interval) for interval in one["shortcuts"].values())]
+        [one["name"], *(with_interval(shortcut_interval(interval)) for interval in one["shortcuts"].values())]
         for one in evaluation["sets"]
         if one["shortcuts"]
     ]

@@ -250,3 +250,12 @@ def test_broken_json(run_dir: Path) -> None:
     (run_dir / "history.json").write_text('{"phases": [', encoding="utf-8")
     with pytest.raises(InputError, match=r"history\.json cannot be read"):
         training_report(run_dir)
+
+
+def test_a_temperature_at_its_bound_is_told(run_dir: Path) -> None:
+    file = run_dir / "calibration.json"
+    calibration = json.loads(file.read_text())
+    calibration["models"]["model.int8.tflite"]["temperature"] = 20.0
+    file.write_text(json.dumps(calibration))
+    html = training_report(run_dir).read_text(encoding="utf-8")
+    assert html.count("the logits carry next to nothing") == 1

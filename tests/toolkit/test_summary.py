@@ -12,7 +12,7 @@ import pytest
 from toolkit.data.index import Xray
 from toolkit.groups import age_group
 from toolkit.summary import Options, ScoredSet, summarise_set
-from toolkit.summary_text import headline, markdown, metric_columns, number, with_interval
+from toolkit.summary_text import headline, markdown, metric_columns, number, temperature_warning, with_interval
 
 OPTIONS = Options(resamples=50)
 THRESHOLDS = {"int8": 0.5, "fp16": 0.5}
@@ -109,3 +109,17 @@ def test_numbers_as_text() -> None:
     assert with_interval({"value": 0.5, "low": None, "high": None}) == "0.500 (too few patients for an interval)"
     assert with_interval({"value": 1.0, "low": 1.0, "high": 1.0}) == "1.000 (every resample alike)"
     assert with_interval(None) == "–"
+
+
+def test_a_temperature_at_its_bound_is_a_warning() -> None:
+    assert "next to nothing" in temperature_warning("int8", 19.99999999)
+    assert "too few X-rays" in temperature_warning("int8", 0.05)
+    assert temperature_warning("int8", 1.3) == temperature_warning("int8", None) == ""
+
+
+def test_an_attribute_that_is_the_same_in_every_file_is_a_dash(scored_set: Make, evaluation_of: Evaluate) -> None:
+    scored = scored_set("inside", strength=2.0)
+    scored.attributes[:, 0] = 1024.0
+    evaluation = evaluation_of([scored])
+    row = markdown(evaluation).splitlines()[-1]
+    assert row.startswith("| inside | – | 0.")

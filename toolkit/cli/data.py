@@ -96,7 +96,7 @@ def index_command(
 
 
 @command.command("split", epilog=NOTICE)
-@click.argument("index_file", metavar="INDEX", type=_FILE)
+@click.argument("index_file", metavar="INDEX", type=_ANY)
 @click.option("--out", type=_FILE, help="The index to write.  [default: INDEX itself]")
 @click.option("--validation", default=0.1, show_default=True, help="Share of the X-rays.")
 @click.option("--test", default=0.1, show_default=True, help="Share of the X-rays.")
@@ -121,7 +121,7 @@ def split_command(
 
 
 @command.command("audit", epilog=NOTICE)
-@click.argument("index_file", metavar="INDEX", type=_FILE)
+@click.argument("index_file", metavar="INDEX", type=_ANY)
 @click.option("--out", type=_FOLDER, default=Path("audit"), show_default=True, help="Folder for HTML and JSON.")
 @click.option("--allow-leaks", is_flag=True, help="Exit with 0 though the splits leak.")
 def audit_command(index_file: Path, out: Path, allow_leaks: bool) -> None:

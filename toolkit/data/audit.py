@@ -16,7 +16,7 @@ from toolkit.data.index import Index, Xray
 from toolkit.data.near_duplicates import NearDuplicate, find_candidates, perceptual_hashes, verify
 from toolkit.data.patients import PatientOverlap, patient_overlaps
 from toolkit.data.scan import Scanned, scan
-from toolkit.data.shortcuts import ATTRIBUTES, attribute_aurocs
+from toolkit.data.shortcuts import ATTRIBUTES, attribute_aurocs, cannot_vary
 from toolkit.progress import progress
 
 # Of more copies than this, each is paired with the first only: a thousand would be half a million pairs.
@@ -75,6 +75,12 @@ class Shortcut:
     low: float
     high: float
     images: int
+
+    def in_words(self, *, interval: bool = False) -> str:
+        """The AUROC, where asked with its interval; "-" where every file has the same of it."""
+        if cannot_vary(self.auroc, self.low, self.high):
+            return "-"
+        return f"{self.auroc:.3f} ({self.low:.3f} to {self.high:.3f})" if interval else f"{self.auroc:.3f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,11 +91,14 @@ def _counts(report: AuditReport) -> str:
 def _overlaps(overlaps: Sequence[PatientOverlap]) -> str:
     if not overlaps:
         return ""
+    shared = [overlap for overlap in overlaps if overlap.patients]
+    if not shared:
+        return "<h2>Patients on both sides of a split: 0</h2>"
     rows = [
         (o.grouping, " and ".join(o.splits), len(o.patients), o.in_words(), "yes" if o.decides else "no")
-        for o in overlaps
+        for o in shared
     ]
-    notes = dict.fromkeys(overlap.note for overlap in overlaps if overlap.note)
+    notes = dict.fromkeys(overlap.note for overlap in shared if overlap.note)
     head = ("patients told apart by", "splits", "shared patients", "X-rays of shared patients", "counts as leak")
     return (
         "<h2>Patients on both sides of a split</h2>" + _table(head, rows) + "".join(f"<p>{_text(n)}</p>" for n in notes)
@@ -156,7 +159,7 @@ def _shortcuts(report: AuditReport) -> str:
     if not report.shortcuts:
         return ""
     rows = [
-        (s.attribute.replace("_", " "), s.label, f"{s.auroc:.3f} ({s.low:.3f} to {s.high:.3f})", s.images)
+        (s.attribute.replace("_", " "), s.label, s.in_words(interval=True), s.images)
         for s in sorted(report.shortcuts, key=lambda s: -s.auroc)
     ]
     return (

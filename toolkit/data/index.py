@@ -15,6 +15,8 @@ from toolkit.files import write_atomically
 
 SPLITS = ("train", "validation", "test")
 _REQUIRED = ("path", "label", "patient_id")
+_MAKE_FIRST = "make an index first: cxr-edge data index FOLDER|TABLE.csv --out index.csv"
+_NAME_COLUMNS = "name the columns with the options of cxr-edge data index, or mend the header"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class Index:
             IndexFormatError: not a CSV, columns missing, a field that cannot be what it should, or no row.
         """
         folder = absolute(path.parent)
-        rows = tuple(_parse(row, folder, f"{path}, line {line}") for line, row in read_csv(path, required=_REQUIRED))
+        lines = read_csv(path, required=_REQUIRED, do=_MAKE_FIRST)
+        rows = tuple(_parse(row, folder, f"{path}, line {line}") for line, row in lines)
         if not rows:
             raise IndexFormatError(
                 f"{path} holds no X-ray",
@@ -127,10 +130,15 @@ def printable(text: object) -> str:
     )
 
 
-def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(path: Path, *, required: Sequence[str], do: str = _NAME_COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, row) of a CSV with a header: UTF-8, a byte order mark is allowed, names may hold newlines.
 
     File names that are not UTF-8 pass through as Python keeps them (PEP 383).
+
+    Args:
+        path: the CSV.
+        required: columns that its header must have.
+        do: the advice where they are not there, or where `path` is a folder.
 
     Raises:
         IndexFormatError: it cannot be read, or one of `required` is not in its header.
@@ -145,7 +153,7 @@ def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict
                     f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
                     expected=f"a CSV whose header has {', '.join(required)}",
                     came=f"the columns {printable(', '.join(header))}"[:500] if header else "an empty file",
-                    do="name the columns with the options of cxr-edge data index, or mend the header",
+                    do=do,
                 )
             for row in reader:
                 # Cells beyond the header come under the key None; nothing reads them.
@@ -155,7 +163,7 @@ def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict
             f"{path} cannot be read",
             expected="a CSV file",
             came=error.strerror or str(error),
-            do="check the path and its permissions",
+            do=do if path.is_dir() else "check the path and its permissions",
         ) from error
     except csv.Error as error:
         raise IndexFormatError(

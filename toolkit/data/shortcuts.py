@@ -84,3 +84,8 @@ def attribute_aurocs(
         else:
             found[name] = Interval(max(alone, 1.0 - alone), max(alone, 1.0 - alone), max(alone, 1.0 - alone))
     return found
+
+
+def cannot_vary(value: float | None, low: float | None, high: float | None) -> bool:
+    """Whether an AUROC and its ends are those of an attribute that is the same in every file: 0.5 in every resample."""
+    return value == 0.5 and all(end is None or np.isnan(end) or end == 0.5 for end in (low, high))

@@ -24,10 +24,15 @@ def audit_lines(report: AuditReport) -> Iterator[str]:
     counts = summary(report)
     for key in _COUNTS:
         yield f"{key.replace('_', ' '):22}{counts[key]}"
+    if report.shortcuts:
+        yield "how well one attribute of the file alone separates the labels (AUROC; 0.5 is nothing)"
     for shortcut in sorted(report.shortcuts, key=lambda s: -s.auroc):
-        yield f"AUROC of {shortcut.attribute.replace('_', ' '):13}{shortcut.auroc:.3f}"
-    for overlap in report.overlaps:
-        images = f" ({overlap.in_words()})" if overlap.patients else ""
-        shared = f"{len(overlap.patients)} shared patients{images}"
-        yield f"{' and '.join(overlap.splits)}, by {overlap.grouping}: {shared}"
-    yield from dict.fromkeys((*(overlap.note for overlap in report.overlaps if overlap.note), *report.notes))
+        name = f"  {shortcut.attribute.replace('_', ' ')}"
+        yield f"{name:22}{shortcut.in_words()}"
+    shared = [overlap for overlap in report.overlaps if overlap.patients]
+    for overlap in shared:
+        patients = f"{len(overlap.patients)} shared patients ({overlap.in_words()})"
+        yield f"{' and '.join(overlap.splits)}, by {overlap.grouping}: {patients}"
+    if report.overlaps and not shared:
+        yield "no patient is in two splits"
+    yield from dict.fromkeys((*(overlap.note for overlap in shared if overlap.note), *report.notes))

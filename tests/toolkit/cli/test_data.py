@@ -51,12 +51,14 @@ def test_a_leak_ends_with_its_own_exit_code_and_the_report_is_there(samples: Pat
         (("index", "table.csv"), 3, "lacks the column"),
         (("index", "table.csv", "--label", "sick"), 2, "VALUE=LABEL"),
         (("index", "table.csv", "--skip-unknown-labels"), 2, "name the labels to keep"),
-        (("audit", "table.csv"), 3, "lacks the column"),
+        (("audit", "table.csv"), 3, "make an index first: cxr-edge data index"),
+        (("audit", "folder"), 3, "make an index first: cxr-edge data index"),
         (("split", "none.csv"), 3, "cannot be read"),
     ],
 )
 def test_bad_input_ends_with_a_message(tmp_path: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folder").mkdir()
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     done = cxr_edge("data", *arguments, cwd=tmp_path)
     assert done.returncode == code

@@ -16,6 +16,7 @@ from toolkit.data.audit_report import report_html, write_report
 from toolkit.data.index import Index, Xray
 from toolkit.data.split import patient_split
 from toolkit.data.tables import Columns, read_table
+from toolkit.data.text import audit_lines
 
 
 @pytest.fixture
@@ -109,6 +110,21 @@ def test_a_patient_on_both_sides_leaks(some: list[Xray]) -> None:
     (shared,) = [overlap for overlap in report.overlaps if overlap.decides and overlap.patients]
     assert (shared.splits, shared.patients) == (("train", "test"), ("p",))
     assert "train: 1 of 2 normal" in shared.in_words()
+
+
+def test_what_is_not_shared_is_said_once_and_what_cannot_vary_is_no_figure(some: list[Xray]) -> None:
+    report = audit(Index(tuple(replace(row, width_px=1000, height_px=1000) for row in some)))
+    lines = list(audit_lines(report))
+    assert sum("patient is in two splits" in line for line in lines) == 1
+    assert not any("shared" in line or "numbered separately" in line for line in lines)
+    heading = lines.index("how well one attribute of the file alone separates the labels (AUROC; 0.5 is nothing)")
+    shown = dict(line.rsplit(maxsplit=1) for line in lines[heading + 1 : heading + 6])
+    assert shown["  width"] == shown["  height"] == shown["  aspect"] == "-"
+    assert float(shown["  mean grey"]) >= 0.5
+    page = report_html(report)
+    assert "<td>-</td>" in page
+    assert "0.500 (0.500" not in page
+    assert "Patients on both sides of a split: 0" in page
 
 
 BROKEN = {
