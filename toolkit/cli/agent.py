@@ -54,11 +54,32 @@ class Finite(click.FloatRange):
     envvar="CXR_EDGE_POLL",
     help="Look every so many seconds instead of asking the kernel: for network file systems.",
 )
-@click.option("--settle", "settle_s", type=Finite(min=0), default=2.0, show_default=True, help="Seconds.")
-@click.option("--grace", "grace_s", type=Finite(min=0), default=10.0, show_default=True, help="Seconds.")
+@click.option(
+    "--settle",
+    "settle_s",
+    type=Finite(min=0),
+    default=2.0,
+    show_default=True,
+    help="Seconds that a file must keep still to count as finished, where nobody tells that it is.",
+)
+@click.option(
+    "--grace",
+    "grace_s",
+    type=Finite(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds that a file which cannot be decoded must keep still before it is refused.",
+)
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the interpreter.")
 @click.option("--names", is_flag=True, help="File names in records and log. They can hold patients' names.")
-@click.option("--flush", "flush_s", type=Finite(min=0), default=30.0, show_default=True, help="With --once.")
+@click.option(
+    "--flush",
+    "flush_s",
+    type=Finite(min=0),
+    default=30.0,
+    show_default=True,
+    help="With --once: seconds to wait at the end for the broker to take what is unsent.",
+)
 @click.option("--quiet", is_flag=True, help="Log warnings only.")
 def command(
     *,

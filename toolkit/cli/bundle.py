@@ -12,7 +12,7 @@ from firmware_bridge.result import NOTICE
 
 @click.group("bundle", epilog=NOTICE)
 def command() -> None:
-    """Build and inspect the one-file bundle."""
+    """Build, inspect and verify the one-file bundle."""
 
 
 @command.command("build", epilog=NOTICE)
@@ -41,7 +41,10 @@ def inspect(bundle: Path) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the interpreter.")
 def verify(bundle: Path, threads: int) -> None:
-    """Check every file of BUNDLE, and that its golden X-rays give the same results on this machine."""
+    """Check the files and golden results of BUNDLE on this machine.
+
+    Every file must be as listed, and the golden X-rays must give the same results here.
+    """
     from firmware_bridge.bundle import open_bundle
     from firmware_bridge.golden import require_golden
 

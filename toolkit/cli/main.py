@@ -16,10 +16,10 @@ from firmware_bridge.result import NOTICE
 
 # name -> (module, one line of help); the module is imported when the command is called, its object is `command`.
 COMMANDS = {
-    "data": ("toolkit.cli.data", "Index and audit labelled X-rays."),
+    "data": ("toolkit.cli.data", "Index, split and audit labelled X-rays."),
     "train-qat": ("toolkit.cli.train_qat", "Train, prune 30%, quantize, export int8 and FP16."),
     "evaluate": ("toolkit.cli.evaluate", "Score .tflite files on labelled X-rays, inside and outside."),
-    "bundle": ("toolkit.cli.bundle", "Build and inspect the one-file bundle."),
+    "bundle": ("toolkit.cli.bundle", "Build, inspect and verify the one-file bundle."),
     "agent": ("toolkit.cli.agent", "Score every X-ray that arrives in a folder; report it once."),
     "benchmark": ("toolkit.cli.benchmark", "Time decode, preprocessing, inference and explanation."),
     "doctor": ("toolkit.cli.doctor", "Look for what would go wrong here, and how to mend it."),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import click
@@ -105,3 +105,23 @@ def test_a_reader_that_leaves_early_makes_no_noise() -> None:
     pipe = f"{sys.executable} -m toolkit.cli.main --help | true"
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
+
+
+def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            assert found is not None
+            yield from _commands(found, f"{name} {child}")
+
+
+def test_every_option_is_explained_and_every_command_ends_with_the_notice() -> None:
+    for name, command in _commands(main_module.cxr_edge, "cxr-edge"):
+        assert command.epilog == NOTICE, name
+        # The top level's own lines stand in COMMANDS.
+        assert name.count(" ") < 2 or not command.get_short_help_str(65).endswith("..."), name
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert len(option.help or "") > 8, (name, option.name)
