@@ -111,12 +111,13 @@ def test_the_broker_is_killed_again_and_again(
     mosquitto.start()
     listener = listen(mosquitto.port)
     agent.start("--mqtt", mosquitto.url)
-    ids = []
+    ids, killed_s = [], []
     for turn in range(4):
         connected = listener.subscribed
         ids += [xrays.put(agent.watch / f"{turn} {number}.jpg") for number in range(15)]
         time.sleep(random.uniform(0.1, 0.6))
         mosquitto.stop(how=signal.SIGKILL)
+        killed_s.append(time.time())
         ids += [xrays.put(agent.watch / f"{turn} away {number}.jpg") for number in range(15)]
         # A killed Mosquitto 2.0 forgets sessions, and acknowledges what it then has no subscriber for. So it takes
         # results only once the listener is back; from then on it hands them over before it acknowledges them.
@@ -126,7 +127,12 @@ def test_the_broker_is_killed_again_and_again(
         mosquitto.acl.write_text(EVERYTHING)
         mosquitto.reload()
     wait_for(lambda: agent.journal("SELECT count(*) FROM result WHERE sent_s IS NOT NULL") == [(120,)], "all sent")
-    wait_for(lambda: set(listener.ids()) == set(ids), "all received")
+    # What the broker acknowledged in the last moments before it was killed may have died with it on its way to the
+    # listener: the publisher cannot know. Everything else arrives, and nothing under another id.
+    sent = agent.journal("SELECT id, sent_s FROM result")
+    at_risk = {name for name, sent_s in sent if any(-1.0 < killed - sent_s < 1.0 for killed in killed_s)}
+    wait_for(lambda: set(ids) - set(listener.ids()) <= at_risk, "all received")
+    assert set(listener.ids()) <= set(ids)
     assert agent.running
 
 
@@ -145,7 +151,10 @@ def test_the_agent_is_killed_again_and_again(
         # From "still importing" to "in the middle of it".
         time.sleep(random.uniform(0.2, 1.5))
         agent.kill()
+    begun = agent.log.read_text().count("watching")
     agent.start("--mqtt", mosquitto.url, *FAST)
+    # Everything may have been done before: a signal that comes while Python still imports ends it at once.
+    wait_for(lambda: agent.log.read_text().count("watching") > begun, "the agent again")
     wait_for(lambda: len(set(listener.ids())) == len(ids), f"{len(set(listener.ids()))} of {len(ids)}")
     wait_for(lambda: agent.journal("SELECT count(*) FROM intake WHERE state!='done'") == [(0,)], "all accounted for")
     assert agent.terminate() == 0
