@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
+from toolkit.interrupt import raise_if_interrupted
 from toolkit.quiet import terminal
 
 Item = TypeVar("Item")
@@ -21,14 +22,25 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
         items: anything iterable; its length is the total when it has one.
         description: what is being done, in a few words.
         total: the number of items, where `items` has no length.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed and Python dropped it (see `toolkit.interrupt`).
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
+    items = _until_interrupted(items)
     # The bar's library comes with the extras; a bare device shows lines.
     if terminal().isatty() and importlib.util.find_spec("rich"):
         yield from _bar(items, description, total=total)
     else:
         yield from _lines(items, description, total=total)
+
+
+def _until_interrupted(items: Iterable[Item]) -> Iterator[Item]:
+    for item in items:
+        raise_if_interrupted()
+        yield item
+    raise_if_interrupted()
 
 
 def _bar(items: Iterable[Item], description: str, *, total: int | None) -> Iterator[Item]:

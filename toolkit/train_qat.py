@@ -18,6 +18,7 @@ from toolkit.data.index import Index
 from toolkit.data.readers import read_class_folders
 from toolkit.data.split import patient_split
 from toolkit.files import only_here, write_atomically
+from toolkit.interrupt import remembering_interrupts
 from toolkit.preflight import check_resources, check_weights
 from toolkit.progress import waiting
 
@@ -60,7 +61,7 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
     given = read_class_folders(source) if source.is_dir() else Index.read(source)
     _require_positive(given, config)
     check_weights(config.weights, backbone=config.backbone)
-    with only_here(folder):
+    with only_here(folder), remembering_interrupts():
         finished = _finished_before(folder, config, given)
         if finished:
             say(f"{folder}: finished before, nothing has changed; remove it to start anew")
