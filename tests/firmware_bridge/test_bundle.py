@@ -162,8 +162,11 @@ def test_a_missing_file_is_refused(bundle: Path) -> None:
 
 
 def test_a_place_for_the_signature_is_left(bundle: Path) -> None:
+    with open_bundle(bundle) as unsigned:
+        before = unsigned.id
     rezip(bundle, lambda members: members.update({"manifest.sig": b"signature"}))
-    open_bundle(bundle).close()
+    with open_bundle(bundle) as signed:
+        assert signed.id == before
 
 
 def test_a_decompression_bomb_is_refused(bundle: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,9 @@ def test_both_classes_weigh_the_same() -> None:
 
 
 def test_a_stream_that_is_left_early_leaves_no_thread_waiting() -> None:
+    before = threading.active_count()
     batches = _stream(workers=2).epoch(0)
     next(batches)
+    assert threading.active_count() > before
     batches.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
