@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 from firmware_bridge.errors import ConfigError, ResourceError
+from toolkit.backbones.kinds import EFFICIENTNET_B0, EFFICIENTNET_LITE0
+from toolkit.imagenet_lite0 import weights_file
 from toolkit.memory import available_bytes
 
 # Checkpoints of B0 with Adam's moments (48 MB) in three phases, model files, cache and report.
@@ -13,6 +15,7 @@ _RUN_BYTES = 600_000_000
 # TensorFlow at rest, and per X-ray of a batch at 224 px, as seen in training B0.
 _TENSORFLOW_BYTES = 1_200_000_000
 _STEP_BYTES_PER_PIXEL = 2_000
+_IMAGENET = (EFFICIENTNET_B0.name, EFFICIENTNET_LITE0.name)
 
 
 def check_resources(folder: Path, *, images: int, size_px: int, batch_size: int) -> None:
@@ -41,14 +44,17 @@ def check_weights(weights: str, *, backbone: str) -> None:
 
     Raises:
         ConfigError: no such file, or no ImageNet weights for this backbone.
+        MissingExtraError: the package with Lite0's ImageNet weights is not installed.
     """
-    if weights == "imagenet" and backbone != "efficientnet-b0":
+    if weights == "imagenet" and backbone not in _IMAGENET:
         raise ConfigError(
             f"there are no ImageNet weights for {backbone}",
-            expected="backbone efficientnet-b0 (keras.applications has no other of ours)",
+            expected="backbone " + " or ".join(_IMAGENET),
             came=backbone,
             do="use --weights none, or a weights file of an earlier run",
         )
+    if weights == "imagenet" and backbone == EFFICIENTNET_LITE0.name:
+        weights_file()
     if weights not in ("none", "imagenet") and not Path(weights).expanduser().is_file():
         raise ConfigError(
             f"the weights file {weights} is not there",

@@ -1,4 +1,4 @@
-"""Initial weights: of an earlier run, or ImageNet's from `keras.applications`, folded to one grey channel."""
+"""Initial weights: of an earlier run, or ImageNet's (B0 from `keras.applications`), folded to one grey channel."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from firmware_bridge.errors import ConfigError, ModelError
+from toolkit.backbones.kinds import EFFICIENTNET_LITE0
+from toolkit.imagenet_lite0 import load_imagenet_lite0
 from toolkit.input_scale import InputScale
 from toolkit.preflight import check_weights
 from toolkit.tf import keras, tf
@@ -27,11 +29,15 @@ def load_initial_weights(model: Any, weights: str, *, backbone: str, input_scale
 
     Raises:
         ConfigError: no such file, no network for the download, or no ImageNet weights for this backbone.
+        MissingExtraError: the package with Lite0's ImageNet weights is not installed.
         ModelError: the file's layers do not fit.
     """
     if weights == "none":
         return
     check_weights(weights, backbone=backbone)
+    if weights == "imagenet" and backbone == EFFICIENTNET_LITE0.name:
+        load_imagenet_lite0(model, input_scale=input_scale)
+        return
     if weights == "imagenet":
         fold_reference(_imagenet_reference(), model, input_scale=input_scale)
         return

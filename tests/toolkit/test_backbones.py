@@ -87,7 +87,7 @@ def test_weights_of_an_earlier_run_and_damaged_ones(ours: Any, tmp_path: Path) -
     ("weights", "backbone", "message"),
     [
         ("no such file.weights.h5", "efficientnet-b0", "is not there"),
-        ("imagenet", "efficientnet-lite0", "no ImageNet weights for"),
+        ("imagenet", "densenet121", "no ImageNet weights for"),
     ],
 )
 def test_weights_that_cannot_be_had(ours: Any, weights: str, backbone: str, message: str) -> None:
