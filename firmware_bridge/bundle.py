@@ -10,14 +10,17 @@ import hashlib
 import stat
 import threading
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from firmware_bridge.errors import BundleError
+from firmware_bridge.errors import BundleError, SignatureError
 from firmware_bridge.manifest import NAME, SIGNATURE_NAME, FileEntry, Manifest, is_safe_name
 from firmware_bridge.manifest_parse import parse_manifest
 from firmware_bridge.result import BundleRef
+from firmware_bridge.signing import BUNDLE_CONTEXT, MAX_SIGNATURE_BYTES, Signature, parse_signatures, require_signature
+from firmware_bridge.trust import TrustedKey
 
 if TYPE_CHECKING:
     from firmware_bridge.score import Scorer
@@ -37,12 +40,24 @@ class Bundle:
         path: where it was opened.
         manifest: what it says about itself.
         id: SHA-256 of the bytes of its manifest, which names the SHA-256 of every other file: one id, one content.
+        raw_manifest: the bytes of its manifest: what is signed.
+        signatures: what stands in `manifest.sig`, not yet verified; empty where there is none.
     """
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile, manifest: Manifest, id: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        archive: zipfile.ZipFile,
+        manifest: Manifest,
+        *,
+        raw_manifest: bytes,
+        signatures: Sequence[Signature] = (),
+    ) -> None:
         self.path = path
         self.manifest = manifest
-        self.id = id
+        self.id = hashlib.sha256(raw_manifest).hexdigest()
+        self.raw_manifest = raw_manifest
+        self.signatures = tuple(signatures)
         self._archive = archive
         self._lock = threading.Lock()
 
@@ -65,6 +80,24 @@ class Bundle:
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise _damaged(self.path, f"'{name}' with SHA-256 {entry.sha256}", "other bytes")
         return content
+
+    def require_trust(self, trusted: Sequence[TrustedKey]) -> TrustedKey:
+        """The key that signed this bundle.
+
+        Raises:
+            SignatureError: it is unsigned, signed by nobody in `trusted`, or was changed since.
+        """
+        try:
+            return require_signature(
+                self.raw_manifest,
+                self.signatures,
+                trusted,
+                context=BUNDLE_CONTEXT,
+                created=self.manifest.created,
+            )
+        except SignatureError as error:
+            what = f"bundle {self.path} is not trusted: {error.what}"
+            raise SignatureError(what, expected=error.expected, came=error.came, do=error.do) from error
 
     def scorer(self, precision: str | None = None, *, threads: int = 2) -> Scorer:
         """The scorer of this bundle: model, head, calibration and preprocessing together.
@@ -104,11 +137,16 @@ class Bundle:
         self.close()
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Open and verify a bundle: structure, manifest, and the SHA-256 of every file.
+def open_bundle(path: Path, *, trusted: Sequence[TrustedKey] | None = None) -> Bundle:
+    """Open and verify a bundle: structure, manifest, the SHA-256 of every file and, where keys are given, who signed.
+
+    Args:
+        path: the file.
+        trusted: the keys that may have signed it; None: nobody asks.
 
     Raises:
         BundleError: missing, damaged, incomplete, of a newer schema, or built to harm (traversal, links, bombs).
+        SignatureError: see `Bundle.require_trust`.
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
@@ -124,7 +162,10 @@ def open_bundle(path: Path) -> Bundle:
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise _damaged(path, "a bundle file (zip)", str(error)) from error
     try:
-        return _verify(path, archive)
+        bundle = _verify(path, archive)
+        if trusted is not None:
+            bundle.require_trust(trusted)
+        return bundle
     except BaseException:
         archive.close()
         raise
@@ -137,7 +178,7 @@ def _verify(path: Path, archive: zipfile.ZipFile) -> Bundle:
     manifest = parse_manifest(raw)
     found = {member.filename: member.file_size for member in members}  # sizes in bytes
     del found[NAME]
-    found.pop(SIGNATURE_NAME, None)
+    signatures = _signatures(path, archive, found.pop(SIGNATURE_NAME, None))
     for name in sorted(found.keys() ^ manifest.files.keys()):
         came = "it is there without being listed" if name in found else "it is listed without being there"
         raise _damaged(path, f"'{name}' both in the manifest and in the file", came)
@@ -145,7 +186,15 @@ def _verify(path: Path, archive: zipfile.ZipFile) -> Bundle:
         if found[name] != entry.size_bytes:
             raise _damaged(path, f"'{name}' with {entry.size_bytes} bytes", f"{found[name]} bytes")
         _check_hash(path, archive, name, entry)
-    return Bundle(path, archive, manifest, hashlib.sha256(raw).hexdigest())
+    return Bundle(path, archive, manifest, raw_manifest=raw, signatures=signatures)
+
+
+def _signatures(path: Path, archive: zipfile.ZipFile, size_bytes: int | None) -> tuple[Signature, ...]:
+    if size_bytes is None:
+        return ()
+    if size_bytes > MAX_SIGNATURE_BYTES:
+        raise _damaged(path, f"a signature of at most {MAX_SIGNATURE_BYTES} bytes", f"{size_bytes} bytes")
+    return parse_signatures(_read_member(archive, SIGNATURE_NAME, path))
 
 
 def _check_structure(path: Path, members: list[zipfile.ZipInfo]) -> None:

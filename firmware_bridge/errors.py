@@ -12,9 +12,15 @@ CxrEdgeError                  exit 1
 ├── ModelError                exit 5   a model that cannot be built, converted or read
 │   └── ExportGateError                int8 lost more AUROC than allowed
 ├── BundleError               exit 6   damaged, incomplete, or of a newer schema
+│   ├── SignatureError                 unsigned, signed by nobody trusted, or changed since
+│   └── DowngradeError                 older than what the device runs or ran
 ├── MissingExtraError         exit 7   an optional dependency that is not installed
 ├── ResourceError             exit 8   disk or memory
-└── BrokerError               exit 9   MQTT
+├── BrokerError               exit 9   MQTT
+└── DeployError               exit 10  a device that cannot be deployed to
+    ├── HostError                      it cannot be reached or logged into
+    ├── PreflightError                 it is not fit for what it should run
+    └── RolledBack                     the new release did not prove itself; the old one runs
 """
 
 from __future__ import annotations
@@ -105,6 +111,14 @@ class BundleError(CxrEdgeError):
     exit_code = 6
 
 
+class SignatureError(BundleError):
+    """Unsigned, signed by nobody who is trusted, or changed since it was signed."""
+
+
+class DowngradeError(BundleError):
+    """A bundle that is older than what the device runs or ran."""
+
+
 class MissingExtraError(CxrEdgeError):
     """An optional dependency is not installed."""
 
@@ -131,3 +145,21 @@ class BrokerError(CxrEdgeError):
     """The MQTT broker cannot be reached or refuses."""
 
     exit_code = 9
+
+
+class DeployError(CxrEdgeError):
+    """A device cannot be deployed to."""
+
+    exit_code = 10
+
+
+class HostError(DeployError):
+    """A device cannot be reached, or does not let us in."""
+
+
+class PreflightError(DeployError):
+    """A device is not fit for what it should run. Nothing was changed there."""
+
+
+class RolledBack(DeployError):
+    """The new release did not prove itself; the device runs what it ran before."""

@@ -9,13 +9,25 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.errors import BundleError
-from firmware_bridge.manifest import NAME, FileEntry, GoldenEntry, Manifest, ModelEntry, is_safe_name
+from firmware_bridge.manifest import (
+    NAME,
+    SIGNATURE_NAME,
+    FileEntry,
+    GoldenEntry,
+    Manifest,
+    ModelEntry,
+    is_safe_name,
+)
 from firmware_bridge.result import iso_utc
+from firmware_bridge.signing import BUNDLE_CONTEXT, dump_signatures, sign
 from toolkit.files import write_atomically
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 # The earliest time that a zip can hold: file times would make equal bundles differ.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -82,6 +94,27 @@ def build_bundle(
     # What this process cannot open must not replace what was there.
     write_atomically(out, _zip({NAME: raw, **contents}), verify=_verify)
     return out
+
+
+def sign_bundle(path: Path, key: Ed25519PrivateKey, *, out: Path | None = None) -> Path:
+    """Add a signature to a bundle, beside those of other keys. The same bundle and keys give the same bytes.
+
+    Args:
+        path: the bundle.
+        key: whose signature.
+        out: where the signed bundle goes; None: in the place of `path`, atomically.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+        ResourceError: the signed one cannot be written.
+    """
+    with open_bundle(path) as bundle:
+        mine = sign(bundle.raw_manifest, key, context=BUNDLE_CONTEXT)
+        others = [one for one in bundle.signatures if one.key_id != mine.key_id]
+        contents = {NAME: bundle.raw_manifest, SIGNATURE_NAME: dump_signatures([mine, *others])}
+        contents.update((name, bundle.read(name)) for name in sorted(bundle.manifest.files))
+    write_atomically(out or path, _zip(contents), verify=_verify)
+    return out or path
 
 
 def _content(name: str, source: bytes | Path) -> bytes:

@@ -1,18 +1,28 @@
-"""`cxr-edge bundle`: build, inspect, verify."""
+"""`cxr-edge bundle`: keygen, build, sign, inspect, verify."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from firmware_bridge.result import NOTICE
+from toolkit.cli.secret import read_secret
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_VARIABLE = "CXR_EDGE_KEY_PASSPHRASE"
+_KEY_HELP = "File of the private key that signs (`cxr-edge bundle keygen`)."
+_PASSPHRASE_HELP = f"File whose first line is the key's passphrase; or set {_VARIABLE}; else it is asked for."
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group("bundle", epilog=NOTICE)
 def command() -> None:
-    """Build, inspect and verify the one-file bundle."""
+    """Build, sign, inspect and verify the one-file bundle."""
 
 
 @command.command("build", epilog=NOTICE)
@@ -20,35 +30,87 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="File to write. Default: NAME.cxr in the run's folder.")
 @click.option("--name", default="", help="Name of the bundle. Default: the folder's.")
 @click.option("--golden", type=click.IntRange(0, 100), default=6, show_default=True, help="How many golden X-rays.")
-def build(run: Path, out: Path | None, name: str, golden: int) -> None:
-    """Build a bundle from the folder RUN of a finished training run."""
+@click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
+@click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
+def build(run: Path, out: Path | None, name: str, golden: int, key: Path | None, passphrase_file: Path | None) -> None:
+    """Build a bundle from the folder RUN of a finished training run, signed where a key is given."""
+    from toolkit.bundle import sign_bundle
     from toolkit.bundle_folder import bundle_from_run
 
-    click.echo(bundle_from_run(run, out, name=name, golden=golden))
+    private = _private_key(key, passphrase_file) if key else None  # before the work: a wrong passphrase says so now
+    bundle = bundle_from_run(run, out, name=name, golden=golden)
+    click.echo(sign_bundle(bundle, private) if private else bundle)
+
+
+@command.command("keygen", epilog=NOTICE)
+@click.option("--out", type=_FILE, required=True, help="File for the private key (0600). Never overwritten.")
+@click.option("--name", required=True, help="Of the key, for people: 'clinic 2026'.")
+@click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
+@click.option("--no-passphrase", is_flag=True, help="The file is only as safe as its place.")
+def keygen(out: Path, name: str, passphrase_file: Path | None, no_passphrase: bool) -> None:
+    """Make a key that signs bundles; its public half is printed as an entry for the file of trusted keys."""
+    from toolkit.keys import make_key
+
+    ask = not no_passphrase
+    secret = read_secret(passphrase_file, variable=_VARIABLE, prompt="Passphrase of the new key", ask=ask, twice=True)
+    key = make_key(out, name=name, passphrase=secret.encode() if secret and ask else None)
+    click.echo(key.to_toml(), nl=False)
+    click.echo(
+        f"{out}: the private key {key.id}. Keep a copy in a safe place. The lines above: its public half.", err=True
+    )
+
+
+@command.command("sign", epilog=NOTICE)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=_FILE, required=True, envvar="CXR_EDGE_KEY", help=_KEY_HELP)
+@click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
+@click.option("--out", type=_FILE, help="File to write. Default: BUNDLE itself, replaced as a whole.")
+def sign(bundle: Path, key: Path, passphrase_file: Path | None, out: Path | None) -> None:
+    """Sign BUNDLE. Signatures of other keys stay, so that keys can be exchanged one device after the other."""
+    from toolkit.bundle import sign_bundle
+
+    click.echo(sign_bundle(bundle, _private_key(key, passphrase_file), out=out))
+
+
+def _private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
+    from toolkit.keys import is_encrypted, read_key
+
+    encrypted = is_encrypted(path)
+    prompt = f"Passphrase of {path}"
+    secret = read_secret(passphrase_file, variable=_VARIABLE, prompt=prompt, ask=encrypted) if encrypted else None
+    return read_key(path, passphrase=secret.encode() if secret is not None else None)
 
 
 @command.command("inspect", epilog=NOTICE)
 @click.argument("bundle", type=click.Path(path_type=Path))
 def inspect(bundle: Path) -> None:
-    """Print the manifest of BUNDLE, and its id, as JSON."""
+    """Print the manifest of BUNDLE, its id and the ids of the keys that signed it (unverified), as JSON."""
     from firmware_bridge.bundle import open_bundle
 
     with open_bundle(bundle) as opened:
-        click.echo(json.dumps({"id": opened.id, **opened.manifest.to_json()}, ensure_ascii=False, indent=1))
+        more = {"id": opened.id, "signed_by": [one.key_id for one in opened.signatures]}
+        click.echo(json.dumps({**more, **opened.manifest.to_json()}, ensure_ascii=False, indent=1))
 
 
 @command.command("verify", epilog=NOTICE)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--trusted-keys", type=_FILE, envvar="CXR_EDGE_TRUSTED_KEYS", help="One of these must have signed it.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the interpreter.")
-def verify(bundle: Path, threads: int) -> None:
-    """Check the files and golden results of BUNDLE on this machine.
+def verify(bundle: Path, trusted_keys: Path | None, threads: int) -> None:
+    """Check the files, the signature and the golden results of BUNDLE on this machine.
 
-    Every file must be as listed, and the golden X-rays must give the same results here.
+    Every file must be as listed, a trusted key must have signed (where trusted keys are given), and the golden X-rays
+    must give the same results here.
     """
     from firmware_bridge.bundle import open_bundle
     from firmware_bridge.golden import require_golden
+    from firmware_bridge.trust import read_trusted_keys
 
+    trusted = read_trusted_keys(trusted_keys) if trusted_keys else None
     with open_bundle(bundle) as opened:
+        if trusted is not None:
+            key = opened.require_trust(trusted)
+            click.echo(f"signed by {key.name} ({key.id})")
         outcomes = require_golden(opened, threads=threads)
         click.echo(f"{opened.manifest.name} {opened.id}")
     for outcome in outcomes:
