@@ -7,31 +7,42 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from firmware_bridge.backoff import LONGEST_S, Backoff
 from firmware_bridge.errors import BrokerError, ResourceError
 from firmware_bridge.journal import Journal
-from firmware_bridge.mqtt import Ack, Broker, Connection, Message
+from firmware_bridge.mqtt import Broker
+from firmware_bridge.mqtt_connection import Connection
+from firmware_bridge.mqtt_message import Ack, Message
+from firmware_bridge.outbox_lanes import JSON, Lane, Results, Source
 from firmware_bridge.result import NOTICE, SCHEMA, dump, utc_now
 
 _LOG = logging.getLogger(__name__)
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 60.0
 _POLL_S = 1.0
 _GOODBYE_S = 2.0
+_TAKEN_OVER_S = 30.0
+# MQTT 5.0, 3.4.2.1: not authorized, topic name invalid, payload format invalid. These do not change by themselves.
+_FOR_GOOD = frozenset({135, 144, 153})
 
 
 class Outbox:
     """Publishes what the journal holds, in a thread of its own, for as long as it takes.
 
-    Topics below the broker's prefix: `DEVICE/result`, and `DEVICE/status` (retained; the last will says "offline").
+    Topics below the broker's prefix: `DEVICE/result`; `DEVICE/status` (retained; the last will says "offline");
+    `DEVICE/telemetry`.
 
     Args:
         broker: where to.
         journal: open.
         device: the name of this device, part of the topics.
         status: what the status message says besides state and time; asked for on every connect and `refresh`.
+        more: what is sent from the journal besides results.
+        greetings: retained messages that follow the status on every connect.
+        telemetry: how the device is; asked for on every connect and then every `telemetry_s`.
+        telemetry_s: 0: never.
+        problem: told what is wrong with the broker, and (None) that nothing is.
         longest_wait_s: the cap of the backoff between attempts.
     """
 
@@ -42,22 +53,32 @@ class Outbox:
         *,
         device: str,
         status: Callable[[], dict[str, Any]],
-        longest_wait_s: float = _LONGEST_WAIT_S,
+        more: Sequence[Source] = (),
+        greetings: Sequence[Message] = (),
+        telemetry: Callable[[], dict[str, Any]] = dict,
+        telemetry_s: float = 0.0,
+        problem: Callable[[str | None], None] = lambda _problem: None,
+        longest_wait_s: float = LONGEST_S,
     ) -> None:
         self._broker = broker
-        self._journal = journal
         self._device = device
+        self._topic = f"{broker.prefix}/{device}"
         self._status = status
-        self._longest_wait_s = longest_wait_s
+        self._greetings = greetings
+        self._telemetry = telemetry
+        self._telemetry_s = telemetry_s
+        self._problem = problem
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._stop = threading.Event()
         self._refresh = False
-        self._failures = 0
-        self._in_flight: dict[int, int] = {}  # paho's message number -> row
-        self._acknowledged: set[int] = set()  # rows the journal does not know about yet
-        self._hold_until_s = 0.0
+        self._telemetry_due_s = 0.0
+        self._backoff = Backoff(longest_s=longest_wait_s)
+        sources = [*more, Results(journal, f"{self._topic}/result")]
+        self._lanes = [Lane(source, longest_wait_s=longest_wait_s) for source in sources]
+        self._in_flight: dict[int, tuple[Lane, int] | None] = {}  # paho's message number -> lane and row
+        self._least_wait_s = 0.0
         self.last_error: BrokerError | None = None
 
     def wake(self) -> None:
@@ -84,104 +105,160 @@ class Outbox:
             try:
                 self._session()
             except BrokerError as error:
-                self._failures += 1
-                wait_s = self._backoff_s()
+                wait_s = max(self._backoff.failed(), self._least_wait_s)
                 level = logging.DEBUG if str(error) == str(self.last_error) else logging.WARNING
                 _LOG.log(level, "%s: %s; next try in %.1f s", error.what, error.came, wait_s)
                 self.last_error = error
+                self._problem(f"{error.what}: {error.came}")
                 self._stop.wait(wait_s)
 
-    def _backoff_s(self) -> float:
-        """Exponential with jitter, so that a clinic's devices do not come back all at once."""
-        most_s = min(self._longest_wait_s, _FIRST_WAIT_S * 2.0 ** min(self._failures - 1, 20))
-        return most_s * random.uniform(0.5, 1.0)
-
     def _session(self) -> None:
-        self._in_flight.clear()
-        connection = Connection(
-            self._broker,
-            client_id=f"cxr-edge-{self._device}",
-            will=self._status_message("offline"),
-            wake=self._wake_read,
-        )
+        self._forget_connection()
+        self._least_wait_s = 0.0
+        will = self._status_message("offline")
+        client_id = f"cxr-edge-{self._device}"
+        connection = Connection(self._broker, client_id=client_id, will=will, wake=self._wake_read)
         _LOG.info("MQTT broker %s: connected (MQTT %s)", self._broker.where, connection.protocol)
+        self._problem(None)
+        self._refresh = True  # the birth: republished on every connect
+        greetings = list(self._greetings)
+        self._telemetry_due_s = time.monotonic()
         try:
-            self._refresh = True  # the birth: republished on every connect
             while not self._stop.is_set():
+                self._send_status(connection, greetings)
                 self._send(connection)
-                self._receive(connection, _POLL_S)
+                self._receive(connection, self._wait_s())
             self._goodbye(connection)
             connection.close()
         except BaseException:
+            if connection.taken_over:
+                # Two devices with one name would throw each other out without end; the second try is not in a hurry.
+                self._least_wait_s = _TAKEN_OVER_S * random.uniform(0.5, 1.0)
             connection.abandon()
             raise
 
-    def _send(self, connection: Connection) -> None:
-        if self._refresh:
+    def _forget_connection(self) -> None:
+        self._in_flight.clear()
+        for lane in self._lanes:
+            lane.under_way.clear()
+            lane.too_large.clear()
+
+    def _wait_s(self) -> float:
+        if self._telemetry_s <= 0:
+            return _POLL_S
+        return min(_POLL_S, max(0.0, self._telemetry_due_s - time.monotonic()))
+
+    def _room(self, connection: Connection) -> int:
+        return connection.most_in_flight - len(self._in_flight)
+
+    def _send_status(self, connection: Connection, greetings: list[Message]) -> None:
+        if self._refresh and self._room(connection) > 0:
             self._refresh = False
-            connection.publish(self._status_message("online"))
-        room = connection.most_in_flight - len(self._in_flight) - 1  # one place stays free for the status
-        if room <= 0 or time.monotonic() < self._hold_until_s:
-            return
-        taken = self._acknowledged | set(self._in_flight.values())
-        try:
-            rows = self._journal.unsent(limit=len(taken) + room)
-        except ResourceError as error:
-            _LOG.warning("the outbox cannot be read: %s", error.came)
-            self._hold_until_s = time.monotonic() + _POLL_S
-            return
-        for seq, record in rows:
-            if seq not in taken and room > 0:
-                room -= 1
-                mid = connection.publish(Message(f"{self._broker.prefix}/{self._device}/result", record))
-                self._in_flight[mid] = seq
+            self._in_flight[connection.publish(self._status_message("online"))] = None
+        while greetings and self._room(connection) > 0:
+            greeting = greetings.pop(0)
+            if connection.fits(greeting):
+                self._in_flight[connection.publish(greeting)] = None
+            else:
+                _LOG.warning("MQTT broker %s takes no message as large as %s", self._broker.where, greeting.topic)
+        if self._telemetry_s > 0 and self._telemetry_due_s <= time.monotonic():
+            self._telemetry_due_s = time.monotonic() + self._telemetry_s
+            facts = self._head() | self._telemetry()
+            message = Message(f"{self._topic}/telemetry", dump(facts).encode(), qos=0, content_type=JSON)
+            if connection.fits(message):
+                connection.publish(message)
+
+    def _send(self, connection: Connection) -> None:
+        for lane in self._lanes:
+            room = self._room(connection)
+            if room <= 0 or time.monotonic() < lane.hold_until_s:
+                continue
+            if lane is not self._lanes[-1]:
+                room = (room + 1) // 2  # whoever sends requests must not keep results from being sent
+            try:
+                messages = lane.next(limit=room)
+            except ResourceError as error:
+                _LOG.warning("the outbox cannot be read: %s", error.came)
+                lane.hold_until_s = time.monotonic() + _POLL_S
+                continue
+            for number, message in messages:
+                self._publish(connection, lane, number, message)
+
+    def _publish(self, connection: Connection, lane: Lane, number: int, message: Message) -> None:
+        if connection.fits(message):
+            self._in_flight[connection.publish(message)] = (lane, number)
+            lane.under_way.add(number)
+        elif lane.source.gives_up:
+            _LOG.warning("MQTT broker %s takes no message as large as that to %s", self._broker.where, message.topic)
+            lane.acknowledged.add(number)
+        else:
+            lane.too_large.add(number)
+            most = connection.max_packet_bytes
+            self._problem(f"MQTT broker {self._broker.where} takes {most} bytes at most: a result waits in the journal")
 
     def _receive(self, connection: Connection, timeout_s: float) -> None:
         for ack in connection.poll(timeout_s):
             self._note(ack)
-        if not self._acknowledged:
-            return
-        try:
-            self._journal.mark_sent(self._acknowledged)
-        except ResourceError as error:
-            # Kept in memory: at worst, after a crash, they are sent once more under the same ids.
-            _LOG.warning("sent results cannot be noted: %s", error.came)
-        else:
-            self._acknowledged.clear()
+        for lane in self._lanes:
+            try:
+                lane.note_sent()
+            except ResourceError as error:
+                # Kept in memory: at worst, after a crash, they are sent once more under the same ids.
+                _LOG.warning("sent messages cannot be noted: %s", error.came)
 
     def _note(self, ack: Ack) -> None:
-        seq = self._in_flight.pop(ack.mid, None)
-        if ack.accepted:
-            self._failures = 0
-            self.last_error = None
-            if seq is not None:
-                self._acknowledged.add(seq)
+        entry = self._in_flight.pop(ack.mid, None)
+        if entry is None:
+            # A status that is refused is only told: it is out of date by the time it could be offered again.
+            if ack.accepted:
+                self._backoff.good()
+            else:
+                _LOG.warning("MQTT broker %s refuses our status: %s", self._broker.where, ack.reason)
             return
-        # Refused, not lost: it stays the oldest, and is offered again after a while.
-        if time.monotonic() < self._hold_until_s:
+        lane, number = entry
+        lane.under_way.discard(number)
+        if ack.accepted:
+            self._backoff.good()
+            lane.backoff.good()
+            lane.acknowledged.add(number)
+            self._problem(None)
+            self.last_error = None
+        elif lane.source.gives_up and ack.code in _FOR_GOOD:
+            _LOG.warning("MQTT broker %s refuses an answer, which is dropped: %s", self._broker.where, ack.reason)
+            lane.acknowledged.add(number)
+        else:
+            self._hold(lane, ack)
+
+    def _hold(self, lane: Lane, ack: Ack) -> None:
+        """Refused, not lost: it stays the oldest, and is offered again after a while."""
+        if time.monotonic() < lane.hold_until_s:
             return  # sent together with one that was refused before: the same failure, not another
-        self._failures += 1
-        wait_s = self._backoff_s()
-        self._hold_until_s = time.monotonic() + wait_s
+        wait_s = lane.backoff.failed()
+        lane.hold_until_s = time.monotonic() + wait_s
         self.last_error = BrokerError(
             f"MQTT broker {self._broker.where}",
             expected="to take our message",
             came=ack.reason,
             do="check the broker's access list and quotas for this user",
         )
+        self._problem(f"MQTT broker {self._broker.where} refuses a message: {ack.reason}")
         _LOG.warning("MQTT broker %s refuses a message: %s; next try in %.1f s", self._broker.where, ack.reason, wait_s)
 
     def _goodbye(self, connection: Connection) -> None:
         """Wait shortly for what is under way, and leave the status as "stopped"."""
-        last = connection.publish(self._status_message("stopped"))
-        self._in_flight[last] = -1
         deadline_s = time.monotonic() + _GOODBYE_S
+        while self._room(connection) <= 0 and time.monotonic() < deadline_s:
+            self._receive(connection, 0.1)
+        last = connection.publish(self._status_message("stopped"))
+        self._in_flight[last] = None
         while last in self._in_flight and time.monotonic() < deadline_s:
             self._receive(connection, 0.1)
-            self._acknowledged.discard(-1)
+
+    def _head(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, "notice": NOTICE, "time": utc_now(), "device": self._device}
 
     def _status_message(self, state: str) -> Message:
-        status = {"schema": SCHEMA, "notice": NOTICE, "state": state, "time": utc_now(), "device": self._device}
+        status = self._head() | {"state": state}
         if state != "offline":
-            status.update(self._status())
-        return Message(f"{self._broker.prefix}/{self._device}/status", dump(status), retain=True)
+            status |= self._status()
+        return Message(f"{self._topic}/status", dump(status).encode(), retain=True, content_type=JSON)
