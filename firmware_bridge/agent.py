@@ -3,64 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
+from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.bundle import Bundle, open_bundle
 from firmware_bridge.errors import BrokerError, ConfigError, ResourceError
 from firmware_bridge.health import Health
 from firmware_bridge.identity import default_device_name, load_or_make_key
-from firmware_bridge.intake import Intake, IntakeOptions
+from firmware_bridge.intake import Intake, IntakeSettings
 from firmware_bridge.journal import Journal
 from firmware_bridge.notify import notify
+from firmware_bridge.parts import Changes, Context, Factory, Supervisor
 from firmware_bridge.pipeline import Labels, Pipeline, Tally
 from firmware_bridge.recorder import Recorder
 from firmware_bridge.result import ModelRef
-
-if TYPE_CHECKING:
-    from firmware_bridge.mqtt import Broker
-    from firmware_bridge.outbox import Outbox
+from firmware_bridge.settings import Settings
+from firmware_bridge.spool import Spool
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.1
 _STOP_S = 4.0
-# paho's import (100 ms) waits for the first result, but not for long: a quiet folder must show up as online too.
-_MQTT_HEAD_START_S = 1.0
 
-
-@dataclass(frozen=True, slots=True)
-class AgentOptions:
-    """What an agent is told.
-
-    Attributes:
-        watch: the folder, with its subfolders.
-        bundle: the bundle file.
-        broker: None keeps results in the journal and beside the X-rays alone.
-        state: the folder for journal and device key, on a local disk; None: `default_state`.
-        intake: when files count as finished.
-        device: the name in topics; empty: made from the device key.
-        threads: of the interpreter; decoding takes another core.
-        send_names: put file names into records. They can hold patients' names.
-        flush_s: how long a single run waits for the broker at its end.
-    """
-
-    watch: Path
-    bundle: Path
-    broker: Broker | None = None
-    state: Path | None = None
-    intake: IntakeOptions = field(default_factory=IntakeOptions)
-    device: str = ""
-    threads: int = 1
-    send_names: bool = False
-    flush_s: float = 30.0
+# What runs beside the pipeline: (section, "module:factory"). The module is imported only when the section was given.
+PARTS = (("mqtt", "firmware_bridge.mqtt_part:make_part"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +55,20 @@ def default_state(watch: Path) -> Path:
 
 
 class Agent:
-    """One agent. `run` blocks; `stop` may be called from anywhere."""
+    """One agent. `run` blocks; `stop` may be called from anywhere.
 
-    def __init__(self, options: AgentOptions) -> None:
-        self._options = options
+    Args:
+        settings: what it is told.
+        once: score and send what is there, then end.
+    """
+
+    def __init__(self, settings: Settings, *, once: bool = False) -> None:
+        self._settings = settings
+        self._options = settings.section(AgentSettings)
+        self._once = once
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self._first_results = threading.Event()
         self._health = Health()
-        self._outbox: Outbox | None = None
 
     def stop(self) -> None:
         """Finish what is decoded, record it, say goodbye, end."""
@@ -99,7 +78,7 @@ class Agent:
         """Run until stopped; with `once`, until everything that was there is scored and sent.
 
         Raises:
-            ConfigError: no such folder, or another agent holds the state folder.
+            ConfigError: no such folder, a wrong setting, or another agent holds the state folder.
             BundleError: see `open_bundle`.
             ResourceError: the journal cannot be opened; with `once` also when the disk fills.
             BrokerError: with `once`: results are left unsent (they are in the journal).
@@ -107,7 +86,7 @@ class Agent:
         watch = self._watched_folder()
         self._check_device_name()
         state = self._options.state or default_state(watch)
-        with open_bundle(self._options.bundle) as bundle:
+        with open_bundle(_required(self._options.bundle, "bundle")) as bundle:
             journal = Journal(state)
             try:
                 return self._run(watch, bundle, journal, key=load_or_make_key(state))
@@ -115,13 +94,14 @@ class Agent:
                 journal.close()
 
     def _watched_folder(self) -> Path:
+        told = _required(self._options.watch, "watch")
         try:
-            watch = self._options.watch.resolve()
+            watch = told.resolve()
         except (OSError, RuntimeError):  # links in a loop: which of the two depends on the version of Python
-            watch = self._options.watch
+            watch = told
         if not watch.is_dir():
             raise ConfigError(
-                f"the folder {self._options.watch} cannot be watched",
+                f"the folder {told} cannot be watched",
                 expected="a folder",
                 came="a file" if watch.exists() else "nothing of that name",
                 do="make the folder, or mend --watch",
@@ -139,99 +119,107 @@ class Agent:
             )
 
     def _run(self, watch: Path, bundle: Bundle, journal: Journal, *, key: bytes) -> Summary:
-        options = self._options
-        entry = bundle.manifest.model()
-        scorer = bundle.scorer(threads=options.threads)
-        model = ModelRef(entry.file, entry.precision, scorer.interpreter.runtime, scorer.interpreter.delegate)
-        labels = Labels(
-            bundle.ref, model, bundle.manifest.label_positive, entry.calibration.threshold, key, options.send_names
-        )
+        intake_settings = self._settings.section(IntakeSettings)
         intake = Intake(
             watch,
             known=lambda path, status: journal.knows(path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns),
-            options=options.intake,
+            options=intake_settings,
+            once=self._once,
             problem=lambda text: self._health.report("folder", text),
         )
+        changes = Changes()
+        spool = Spool(journal.path.parent, journal, intake, on_change=changes.note)
+        spool.tidy()
         recorder = Recorder(
             journal,
             self._health,
-            on_results=self._on_results,
+            on_results=changes.note,
             on_done=intake.done,
-            patient=not options.intake.once,
+            spool=spool,
+            patient=not self._once,
         )
-        pipeline = Pipeline(
-            scorer, labels, journal=journal, intake=intake, recorder=recorder, grace_s=options.intake.grace_s
+        pipeline = self._pipeline(bundle, key, journal, intake, recorder, grace_s=intake_settings.grace_s)
+        context = Context(
+            journal=journal,
+            spool=spool,
+            intake=intake,
+            bundle=bundle,
+            health=self._health,
+            changes=changes,
+            device=self._options.device or default_device_name(key),
+            device_key=key,
+            watch=watch,
+            state=journal.path.parent,
+            settings=self._settings,
+            tally=pipeline.tally,
+            once=self._once,
+            stopping=self._stop,
         )
+        parts = self._make_parts(context)
+        _LOG.info("agent %s, bundle %s (%s)", context.device, bundle.manifest.name, bundle.id[:12])
         stages = [
             self._thread("recorder", recorder.run, broken=recorder.broken),
             self._thread("inference", pipeline.infer, broken=recorder.broken),
             self._thread("reader", pipeline.read, broken=recorder.broken),
             self._thread("intake", lambda: self._take_in(intake, journal), broken=recorder.broken),
         ]
-        device = options.device or default_device_name(key)
-        sender = self._sender(journal, intake, bundle, device)
-        _LOG.info("agent %s, bundle %s (%s), %s", device, bundle.manifest.name, bundle.id[:12], model.delegate)
+        for part in parts.values():
+            part.start()
         try:
-            self._wait(intake, journal, sender)
+            self._wait(intake, journal, reports="mqtt" in parts)
         finally:
-            self._shut_down(intake, recorder, stages, sender)
-        return self._summary(journal, pipeline.tally)
+            self._shut_down(intake, recorder, stages, list(parts.values()))
+        return self._summary(journal, pipeline.tally, reports="mqtt" in parts)
+
+    def _pipeline(
+        self, bundle: Bundle, key: bytes, journal: Journal, intake: Intake, recorder: Recorder, *, grace_s: float
+    ) -> Pipeline:
+        entry = bundle.manifest.model()
+        scorer = bundle.scorer(threads=self._options.threads)
+        model = ModelRef(entry.file, entry.precision, scorer.interpreter.runtime, scorer.interpreter.delegate)
+        _LOG.info("model %s: %s, %s", model.file, model.runtime, model.delegate)
+        labels = Labels(
+            bundle.ref, model, bundle.manifest.label_positive, entry.calibration.threshold, key, self._options.names
+        )
+        return Pipeline(scorer, labels, journal=journal, intake=intake, recorder=recorder, grace_s=grace_s)
+
+    def _make_parts(self, context: Context) -> dict[str, Supervisor]:
+        made = {}
+        for section, place in PARTS:
+            if self._settings.given(section):
+                module, _, name = place.partition(":")
+                factory: Factory = getattr(importlib.import_module(module), name)
+                part = factory(context)
+                if part is not None:
+                    made[section] = Supervisor(part, factory, context=context, fatal=self._end_with)
+        return made
+
+    def _end_with(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._stop.set()
 
     def _take_in(self, intake: Intake, journal: Journal) -> None:
         # Read as a whole before anything is taken: these rows are few, the short queues see to that.
         intake.recover(iter([row.path for row in journal.open_intakes(limit=-1)]))
         intake.run()
 
-    def _thread(
-        self, name: str, body: Callable[[], None], *, broken: threading.Event | None = None
-    ) -> threading.Thread:
+    def _thread(self, name: str, body: Callable[[], None], *, broken: threading.Event) -> threading.Thread:
         """Start a thread whose error ends the agent; `broken` tells the threads before it that its queue is dead."""
 
         def guarded() -> None:
             try:
                 body()
             except BaseException as error:
-                self._failure = self._failure or error
-                if broken is not None:
-                    broken.set()
-                self._stop.set()
+                broken.set()
+                self._end_with(error)
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         thread.start()
         return thread
 
-    def _sender(self, journal: Journal, intake: Intake, bundle: Bundle, device: str) -> threading.Thread | None:
-        broker = self._options.broker
-        if broker is None:
-            return None
-
-        def status() -> dict[str, Any]:
-            return {
-                "bundle": {"id": bundle.id, "name": bundle.manifest.name},
-                "waiting": intake.waiting,
-                "unsent": _unsent_count(journal),
-                "problems": self._health.problems(),
-            }
-
-        def send() -> None:
-            self._first_results.wait(_MQTT_HEAD_START_S)
-            from firmware_bridge.outbox import Outbox
-
-            self._outbox = Outbox(broker, journal, device=device, status=status)
-            self._health.changed = self._outbox.refresh
-            if not self._stop.is_set() or self._options.intake.once:
-                self._outbox.run()
-
-        return self._thread("outbox", send)
-
-    def _on_results(self) -> None:
-        self._first_results.set()
-        if self._outbox is not None:
-            self._outbox.wake()
-
-    def _wait(self, intake: Intake, journal: Journal, sender: threading.Thread | None) -> None:
+    def _wait(self, intake: Intake, journal: Journal, *, reports: bool) -> None:
         notify("READY=1")
-        if not self._options.intake.once:
+        if not self._once:
             # Without a timeout a signal would wait until the lock is free; see the notes on signals in `threading`.
             while not self._stop.wait(1.0):
                 pass
@@ -239,11 +227,11 @@ class Agent:
         while not self._stop.is_set() and not intake.idle:
             self._stop.wait(_TICK_S)
         deadline_s = time.monotonic() + self._options.flush_s
-        while sender and not self._stop.is_set() and journal.counts().unsent and time.monotonic() < deadline_s:
+        while reports and not self._stop.is_set() and journal.counts().unsent and time.monotonic() < deadline_s:
             self._stop.wait(_TICK_S)
 
     def _shut_down(
-        self, intake: Intake, recorder: Recorder, stages: list[threading.Thread], sender: threading.Thread | None
+        self, intake: Intake, recorder: Recorder, stages: list[threading.Thread], parts: list[Supervisor]
     ) -> None:
         notify("STOPPING=1")
         deadline_s = time.monotonic() + _STOP_S
@@ -251,17 +239,16 @@ class Agent:
         intake.stop()
         for thread in reversed(stages):
             thread.join(max(0.1, deadline_s - time.monotonic()))
-        self._first_results.set()
-        if self._outbox is not None:
-            self._outbox.stop()
-        if sender is not None:
-            sender.join(max(0.1, deadline_s - time.monotonic()))
+        for part in parts:
+            part.stop()
+        for part in parts:
+            part.join(max(0.1, deadline_s - time.monotonic()))
 
-    def _summary(self, journal: Journal, tally: Tally) -> Summary:
+    def _summary(self, journal: Journal, tally: Tally, *, reports: bool) -> Summary:
         if self._failure is not None:
             raise self._failure
         counts = journal.counts()
-        if self._options.intake.once and not self._stop.is_set():
+        if self._once and not self._stop.is_set():
             if counts.unwritten:
                 raise ResourceError(
                     f"{counts.unwritten} results have no JSON beside their X-ray",
@@ -269,30 +256,34 @@ class Agent:
                     came=self._health.problems().get("json", "it cannot"),
                     do="mend the folder and run again; the results are in the journal",
                 )
-            if counts.unsent and self._options.broker:
-                raise self._unsent(counts.unsent, self._options.broker)
+            if counts.unsent and reports:
+                raise self._unsent(counts.unsent)
         return Summary(tally, counts.unsent)
 
-    def _unsent(self, unsent: int, broker: Broker) -> BrokerError:
-        last = self._outbox.last_error if self._outbox else None
+    def _unsent(self, unsent: int) -> BrokerError:
+        facts = self._health.facts().get("mqtt", {})
         return BrokerError(
-            f"{unsent} results wait for the broker {broker.where}",
+            f"{unsent} results wait for the broker {facts.get('broker', '')}",
             expected=f"an acknowledgement of each within {self._options.flush_s:g} s",
-            came=last.came if last else "not all were acknowledged in time",
+            came=facts.get("error") or "not all were acknowledged in time",
             do="run again when the broker is back: nothing is lost, nothing is scored twice",
         )
 
 
-def _unsent_count(journal: Journal) -> int | None:
-    try:
-        return journal.counts().unsent
-    except ResourceError:
-        return None  # a broken disk must not keep the status, which tells of it, from going out
+def _required(path: Path | None, key: str) -> Path:
+    if path is None:
+        raise ConfigError(
+            f"--{key} is missing",
+            expected=f"--{key}, CXR_EDGE_{key.upper()}, or {key} in the section [agent] of --config",
+            came="none of them",
+            do=f"add --{key}",
+        )
+    return path
 
 
-def run_agent(options: AgentOptions) -> Summary:
+def run_agent(settings: Settings, *, once: bool = False) -> Summary:
     """Run an agent in the main thread; SIGTERM and SIGINT stop it cleanly. Raises what `Agent.run` raises."""
-    agent = Agent(options)
+    agent = Agent(settings, once=once)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         agent.stop()

@@ -15,8 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from firmware_bridge.beside import is_taken_name, is_taken_path
+from firmware_bridge.settings import setting
 from firmware_bridge.watch import FolderWatch
 
 _LOG = logging.getLogger(__name__)
@@ -36,22 +38,25 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class IntakeOptions:
-    """When a file counts as finished, and how the folder is looked at.
+class IntakeSettings:
+    """The section [intake]: when a file counts as finished, and how the folder is looked at."""
 
-    Attributes:
-        once: look once, and never again.
-        poll_s: look every so many seconds instead of asking the kernel (network file systems); None: ask the kernel.
-        settle_s: how long a file must keep its size and time when nobody said that it is finished.
-        grace_s: the same for a file that cannot be decoded, before it is refused.
-        rescan_s: how often everything is looked at again even though the kernel tells: its queue can overflow.
-    """
-
-    once: bool = False
-    poll_s: float | None = None
-    settle_s: float = 2.0
-    grace_s: float = 10.0
-    rescan_s: float = 300.0
+    SECTION: ClassVar[str] = "intake"
+    poll_s: float | None = setting(
+        None,
+        "Look every so many seconds instead of asking the kernel: for network file systems.",
+        least=0.1,
+        environment="CXR_EDGE_POLL",
+    )
+    settle_s: float = setting(
+        2.0, "Seconds that a file must keep still to count as finished, where nobody tells that it is.", least=0
+    )
+    grace_s: float = setting(
+        10.0, "Seconds that a file which cannot be decoded must keep still before it is refused.", least=0
+    )
+    rescan_s: float = setting(
+        300.0, "Seconds after which everything is looked at again even though the kernel tells.", least=1
+    )
 
 
 @dataclass(slots=True)
@@ -68,7 +73,8 @@ class Intake:
     Args:
         folder: watched with its subfolders; links are not followed.
         known: whether a file (path, size, time in ns) was taken before.
-        options: see `IntakeOptions`.
+        options: see `IntakeSettings`.
+        once: look once, and never again.
         problem: called with a text when the folder cannot be read, with None when it can again.
     """
 
@@ -77,12 +83,14 @@ class Intake:
         folder: Path,
         *,
         known: Callable[[Path, os.stat_result], bool],
-        options: IntakeOptions,
+        options: IntakeSettings,
+        once: bool,
         problem: Callable[[str | None], None],
     ) -> None:
         self._folder = folder
         self._known = known
         self._options = options
+        self._once = once
         self._problem = problem
         self._changed = threading.Condition()
         self._waiting: deque[Candidate] = deque()
@@ -96,13 +104,13 @@ class Intake:
     def run(self) -> None:
         """Find files until `stop`; with `once`, until everything that was there has been handed out."""
         self._scan()
-        watch = None if self._options.once or self._options.poll_s else FolderWatch(self._folder, self._on_event)
+        watch = None if self._once or self._options.poll_s else FolderWatch(self._folder, self._on_event)
         try:
             if watch:
                 watch.start()
                 self._scan()  # what came between the first look and the watch
             self._scanned = True
-            _LOG.info("watching (%s)", "once" if self._options.once else "by inotify" if watch else "by polling")
+            _LOG.info("watching (%s)", "once" if self._once else "by inotify" if watch else "by polling")
             self._loop(watch)
         finally:
             if watch:
@@ -116,7 +124,7 @@ class Intake:
                 if not self._rescan.is_set():
                     self._changed.wait(_TICK_S if self._settling else min(every_s, _LOOK_S))
             self._check_settling()
-            if self._options.once:
+            if self._once:
                 continue
             now_s = time.monotonic()
             if watch and now_s - look_s >= _LOOK_S:
@@ -190,6 +198,11 @@ class Intake:
         """Offer files that an earlier run took and did not finish."""
         for path in paths:
             self._offer(Candidate(path, recovered=True))
+
+    def offer(self, path: Path) -> None:
+        """Hand in a file that is finished and journaled; it need not lie in the watched folder. Does not wait."""
+        with self._changed:
+            self._add(Candidate(path))
 
     def _offer(self, candidate: Candidate) -> None:
         """Add, and wait while there are too many."""

@@ -6,6 +6,7 @@ rows say what is left to do:
     intake 'taken'    read the file again, score it; `tries` says how often the process died of that, see `begin`
     intake 'scored'   the result is there; write the JSON beside the file
     result unsent     publish it
+    reply unsent      answer whoever sent that image by a network
 
 SQLite, "Write-Ahead Logging", section 2: with synchronous=FULL every commit is synced before it returns.
 """
@@ -25,7 +26,8 @@ from typing import Any
 
 from firmware_bridge.errors import ConfigError, ResourceError
 
-SCHEMA = 2
+SCHEMA = 3
+# Schema 2; a new journal takes the same steps from there as an old one.
 _TABLES = """
 CREATE TABLE intake (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -49,7 +51,26 @@ CREATE TABLE result (
 );
 CREATE INDEX result_unsent ON result (seq) WHERE sent_s IS NULL;
 """
-_FROM_1 = "ALTER TABLE intake ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;"
+_REPLY = """
+CREATE TABLE reply (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  intake INTEGER NOT NULL,     -- seq of the row whose outcome is the answer
+  kind TEXT NOT NULL,          -- which network it came by
+  topic TEXT NOT NULL,         -- where the answer goes
+  correlation BLOB NOT NULL,   -- handed back as it came
+  record TEXT,                 -- NULL until there is an outcome
+  asked_s REAL NOT NULL,
+  sent_s REAL,                 -- NULL until it was acknowledged or given up
+  failure TEXT                 -- why it was given up
+);
+CREATE INDEX reply_intake ON reply (intake) WHERE record IS NULL;
+CREATE INDEX reply_unsent ON reply (kind, seq) WHERE sent_s IS NULL;
+"""
+# schema -> what makes the next one of it
+_STEPS = {
+    1: "ALTER TABLE intake ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;",
+    2: _REPLY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +105,41 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much is open: rows to score, JSON files to write, results to publish; and all results ever."""
+    """How much is open: rows to score, JSON files to write, results and replies to send; and all results ever."""
 
     taken: int
     unwritten: int
     unsent: int
     results: int
+    unanswered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """Where the answer to an image goes that came by a network. `correlation` is handed back as it came."""
+
+    topic: str
+    correlation: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that waits to be sent: `record` is the result's, or the refusal's."""
+
+    seq: int
+    to: ReplyTo
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A result as the journal has it. `sent_s` is None until a broker acknowledged it."""
+
+    seq: int
+    id: str
+    record: str
+    made_s: float
+    sent_s: float | None
 
 
 def _taken(row: tuple[Any, ...]) -> Taken:
@@ -145,8 +195,8 @@ class Journal:
                 do="update cxr-edge, or give another folder with --state",
             )
         if version < SCHEMA:
-            change = _FROM_1 if version == 1 else _TABLES
-            self._db.executescript(f"BEGIN; {change} PRAGMA user_version={SCHEMA}; COMMIT;")
+            steps = [*([] if version else [_TABLES]), *(_STEPS[step] for step in range(version or 2, SCHEMA))]
+            self._db.executescript(f"BEGIN; {' '.join(steps)} PRAGMA user_version={SCHEMA}; COMMIT;")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -182,10 +232,15 @@ class Journal:
         query = "SELECT 1 FROM intake WHERE path=? AND size_bytes=? AND mtime_ns=? AND state!='superseded' LIMIT 1"
         return bool(self._rows(query, (os.fsencode(path), size_bytes, mtime_ns)))
 
-    def take(self, arrivals: Iterable[Arrival]) -> list[Taken]:
+    def take(self, arrivals: Iterable[Arrival], *, reply: ReplyTo | None = None, kind: str = "") -> list[Taken]:
         """Make intakes durable, all in one commit. The same content under the same path is the same row as before.
 
         An older content of the path that was not scored yet is superseded: the file was still being written.
+
+        Args:
+            arrivals: the files.
+            reply: where the answer to each of them goes, if anybody waits for one.
+            kind: by which network they came; the sender of replies asks by it.
         """
         upsert = """
             INSERT INTO intake (path, sha256, size_bytes, mtime_ns, state, taken_s) VALUES (?, ?, ?, ?, 'taken', ?)
@@ -200,6 +255,9 @@ class Journal:
                 row = _taken(db.execute(upsert, values).fetchone())
                 older = "UPDATE intake SET state='superseded' WHERE path=? AND seq!=? AND state='taken'"
                 db.execute(older, (path, row.seq))
+                if reply is not None:
+                    insert = "INSERT INTO reply (intake, kind, topic, correlation, asked_s) VALUES (?, ?, ?, ?, ?)"
+                    db.execute(insert, (row.seq, kind, reply.topic, reply.correlation, time.time()))
                 taken.append(row)
         return taken
 
@@ -239,6 +297,7 @@ class Journal:
                 records.append(str(row[0]))
                 update = "UPDATE intake SET state='scored', result_id=? WHERE seq=?"
                 db.execute(update, (outcome.result_id, outcome.seq))
+                db.execute("UPDATE reply SET record=? WHERE intake=? AND record IS NULL", (row[0], outcome.seq))
         return records
 
     def has_result(self, id: str) -> bool:
@@ -267,12 +326,31 @@ class Journal:
         with self._transaction() as db:
             db.executemany("UPDATE result SET sent_s=? WHERE seq=?", [(now_s, seq) for seq in seqs])
 
+    def unsent_replies(self, kind: str, *, limit: int = 100) -> list[Reply]:
+        """Answers that are there and were not acknowledged, oldest request first."""
+        query = """SELECT seq, topic, correlation, record FROM reply
+                   WHERE sent_s IS NULL AND kind=? AND record IS NOT NULL ORDER BY seq LIMIT ?"""
+        rows = self._rows(query, (kind, limit))
+        return [Reply(seq, ReplyTo(topic, correlation), record) for seq, topic, correlation, record in rows]
+
+    def mark_replies_sent(self, seqs: Iterable[int], *, failure: str | None = None) -> None:
+        """These were acknowledged; or, with a `failure`, given up for that reason."""
+        now_s = time.time()
+        with self._transaction() as db:
+            db.executemany("UPDATE reply SET sent_s=?, failure=? WHERE seq=?", [(now_s, failure, seq) for seq in seqs])
+
+    def results(self, *, after: int = 0, limit: int = 100) -> list[Stored]:
+        """Results in the order in which they became durable, from the one behind `after` on."""
+        query = "SELECT seq, id, record, made_s, sent_s FROM result WHERE seq>? ORDER BY seq LIMIT ?"
+        return [Stored(*row) for row in self._rows(query, (after, limit))]
+
     def counts(self) -> Counts:
         """How much is open."""
         query = """SELECT (SELECT count(*) FROM intake WHERE state='taken'),
                           (SELECT count(*) FROM intake WHERE state='scored'),
                           (SELECT count(*) FROM result WHERE sent_s IS NULL),
-                          (SELECT count(*) FROM result)"""
+                          (SELECT count(*) FROM result),
+                          (SELECT count(*) FROM reply WHERE sent_s IS NULL)"""
         return Counts(*self._rows(query)[0])
 
     def close(self) -> None:

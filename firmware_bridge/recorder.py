@@ -13,6 +13,7 @@ from firmware_bridge.beside import sync_folders, write_beside
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.health import Health
 from firmware_bridge.journal import Journal, Outcome
+from firmware_bridge.spool import Spool
 
 _QUEUED_OUTCOMES = 64
 _RETRY_S = 2.0
@@ -34,6 +35,7 @@ class Recorder:
         health: told about a disk that is full.
         on_results: called after results became durable.
         on_done: called with each path that is accounted for.
+        spool: its files are removed when they are accounted for; nothing is written beside them.
         patient: wait for a full disk to mend (a service), instead of raising (a single run).
     """
 
@@ -44,12 +46,14 @@ class Recorder:
         *,
         on_results: Callable[[], None],
         on_done: Callable[[Path], None],
+        spool: Spool,
         patient: bool,
     ) -> None:
         self._journal = journal
         self._health = health
         self._on_results = on_results
         self._on_done = on_done
+        self._spool = spool
         self._patient = patient
         self._outcomes: queue.Queue[Outcome | None] = queue.Queue(_QUEUED_OUTCOMES)
         self.stopping = threading.Event()
@@ -130,8 +134,13 @@ class Recorder:
         done: list[tuple[int, Path]] = []
         for seq, path, record in rows:
             try:
-                write_beside(path, record)
+                if self._spool.holds(path):
+                    self._spool.discard(path)
+                else:
+                    write_beside(path, record)
                 done.append((seq, path))
+            except ResourceError as error:
+                self._health.report("spool", f"{error.what}: {error.came}")
             except OSError as error:
                 self._health.report("json", f"JSON beside the X-rays cannot be written: {error.strerror}")
         try:

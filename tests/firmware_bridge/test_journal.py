@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.errors import ConfigError, ResourceError
-from firmware_bridge.journal import Arrival, Counts, Journal, Outcome, Taken
+from firmware_bridge.journal import Arrival, Counts, Journal, Outcome, ReplyTo, Taken
 
 A = Path("/watched/a.jpg")
 
@@ -117,18 +117,55 @@ def test_tries_are_counted_across_runs_until_one_does_no_harm(state: Path) -> No
     again.close()
 
 
-def test_a_journal_of_the_first_schema_is_brought_up_to_date(state: Path) -> None:
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_journal_of_an_older_schema_is_brought_up_to_date(state: Path, schema: int) -> None:
     journal = Journal(state)
     row = take(journal, A, "s1")
     journal.close()
     with sqlite3.connect(state / "journal.sqlite") as db:
-        db.execute("ALTER TABLE intake DROP COLUMN tries")
-        db.execute("PRAGMA user_version=1")
+        db.execute("DROP TABLE reply")
+        if schema == 1:
+            db.execute("ALTER TABLE intake DROP COLUMN tries")
+        db.execute(f"PRAGMA user_version={schema}")
     db.close()
     again = Journal(state)
     assert again.open_intakes() == [row]
     assert again.begin(row.seq) == 0
+    (asked,) = again.take([Arrival(Path("/spool/1"), "s2", 1, 2)], reply=ReplyTo("answers"), kind="mqtt")
+    again.settle([Outcome(asked.seq, asked.path, "id", "{}")])
+    assert len(again.unsent_replies("mqtt")) == 1
     again.close()
+
+
+def test_an_answer_waits_for_the_outcome_and_is_sent_once(state: Path) -> None:
+    journal = Journal(state)
+    to = ReplyTo("answers/7", b"\x00\xff")
+    (asked,) = journal.take([Arrival(Path("/spool/1"), "s1", 1, 2)], reply=to, kind="mqtt")
+    assert journal.unsent_replies("mqtt") == []
+    assert journal.counts().unanswered == 1
+    journal.settle([Outcome(asked.seq, asked.path, "id1", '"first"')])
+    # The same picture, asked for again: the answer is the record that its id has.
+    (again,) = journal.take([Arrival(Path("/spool/2"), "s1", 1, 2)], reply=to, kind="mqtt")
+    journal.settle([Outcome(again.seq, again.path, "id1", None)])
+    first, second = journal.unsent_replies("mqtt")
+    assert (first.to, first.record, second.record) == (to, '"first"', '"first"')
+    assert journal.unsent_replies("another network") == []
+    journal.mark_replies_sent([first.seq])
+    journal.mark_replies_sent([second.seq], failure="not authorized")
+    assert journal.unsent_replies("mqtt") == []
+    assert journal.counts().unanswered == 0
+    journal.close()
+
+
+def test_results_can_be_read_on_from_any_point(state: Path) -> None:
+    journal = Journal(state)
+    for number in range(5):
+        row = take(journal, Path(f"/watched/{number}"), f"s{number}")
+        journal.settle([Outcome(row.seq, row.path, f"id{number}", f"{number}")])
+    first, second = journal.results(limit=2)
+    assert [first.record, second.record] == ["0", "1"]
+    assert [one.id for one in journal.results(after=second.seq)] == ["id2", "id3", "id4"]
+    journal.close()
 
 
 def test_a_damaged_journal_is_told(state: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import io
 import os
 import sys
@@ -13,6 +12,7 @@ import click
 
 from firmware_bridge.errors import CxrEdgeError, MissingExtraError, ResourceError
 from firmware_bridge.result import NOTICE
+from toolkit.cli.lazy import LazyGroup
 
 # name -> (module, one line of help); the module is imported when the command is called, its object is `command`.
 COMMANDS = {
@@ -28,23 +28,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(COMMANDS[cmd_name][0]).command
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, epilog=NOTICE)
+@click.group(cls=LazyGroup, table=COMMANDS, epilog=NOTICE)
 @click.version_option(package_name="cxr-edge")
 def cxr_edge() -> None:
     """Chest X-ray models onto small devices."""
