@@ -10,7 +10,7 @@ PACKAGES := toolkit calibration firmware_bridge
 # Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
 PYTEST_WORKERS ?= 2
 
-.PHONY: help setup check format test test-device-env demo benchmark constraints constraints-upgrade clean
+.PHONY: help setup check format test test-device-env test-devices test-devices-all demo benchmark constraints constraints-upgrade clean
 
 help:
 	@echo "make demo              train, compress, bundle and run the agent on the sample X-rays"
@@ -19,6 +19,7 @@ help:
 	@echo "make benchmark         the peers' extra, then cxr-edge benchmark; MODELS=... IMAGES=... name the files"
 	@echo "make setup             the environment in $(VENV); PYTHON=python3.12 picks the interpreter"
 	@echo "make test-device-env   the device part in environments of its own, without TensorFlow"
+	@echo "make test-devices      on emulated devices (root; docs/testing-devices.md); test-devices-all takes longer"
 	@echo "make constraints       pins again what is missing; constraints-upgrade takes the newest of everything"
 
 setup: $(STAMP)
@@ -59,10 +60,16 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not devices'
 
 test-device-env: $(STAMP)
 	$(BIN)/python -m pytest -m device_env
+
+test-devices: $(STAMP)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'devices and not devices_all' tests/devices
+
+test-devices-all: $(STAMP)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m devices tests/devices
 
 demo: $(STAMP)
 	$(BIN)/python -m toolkit.demo

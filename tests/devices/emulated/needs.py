@@ -1,0 +1,54 @@
+"""What this machine lacks for emulated devices, in words that a skipped test can show."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+
+# Program and the Debian package that brings it.
+PROGRAMS = {
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "mmdebstrap": "mmdebstrap",
+    "systemd-nspawn": "systemd-container",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+FOREIGN_PROGRAMS = {"qemu-aarch64-static": "qemu-user-static", "arch-test": "arch-test"}
+
+
+@cache
+def missing() -> str:
+    """Why no amd64 device can be started here; empty: it can."""
+    return _first_reason(PROGRAMS)
+
+
+@cache
+def missing_for_arm64() -> str:
+    """Why no aarch64 device can be started here; empty: it can."""
+    return missing() or _first_reason(FOREIGN_PROGRAMS) or _no_binfmt()
+
+
+def _first_reason(programs: dict[str, str]) -> str:
+    if sys.platform != "linux":
+        return "needs Linux: devices live in its namespaces"
+    if os.geteuid() != 0:
+        return "needs root: devices live in namespaces of their own"
+    lacking = sorted({package for program, package in programs.items() if not shutil.which(program)})
+    if lacking:
+        return f"needs apt-get install {' '.join(lacking)}"
+    # A container without CAP_SYS_ADMIN is root in name only.
+    tried = subprocess.run(["unshare", "-m", "-n", "true"], capture_output=True, text=True, check=False)
+    return "" if tried.returncode == 0 else f"needs namespaces: {tried.stderr.strip()}"
+
+
+def _no_binfmt() -> str:
+    command = ["unshare", "-m", "mount", "-t", "binfmt_misc", "binfmt_misc", "/proc/sys/fs/binfmt_misc"]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if tried.returncode == 0 else f"needs binfmt_misc in the kernel: {tried.stderr.strip()}"
