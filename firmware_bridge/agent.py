@@ -34,7 +34,10 @@ _TICK_S = 0.1
 _STOP_S = 4.0
 
 # What runs beside the pipeline: (section, "module:factory"). The module is imported only when the section was given.
-PARTS = (("mqtt", "firmware_bridge.mqtt_part:make_part"),)
+PARTS = (
+    ("mqtt", "firmware_bridge.mqtt_part:make_part"),
+    ("requests", "firmware_bridge.requests_part:make_part"),
+)
 
 
 @dataclass(frozen=True, slots=True)

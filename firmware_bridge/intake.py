@@ -197,12 +197,13 @@ class Intake:
     def recover(self, paths: Iterator[Path]) -> None:
         """Offer files that an earlier run took and did not finish."""
         for path in paths:
-            self._offer(Candidate(path, recovered=True))
+            # What came by a network was whole when it was journaled.
+            self._offer(Candidate(path, recovered=True, last_chance=not path.is_relative_to(self._folder)))
 
     def offer(self, path: Path) -> None:
         """Hand in a file that is finished and journaled; it need not lie in the watched folder. Does not wait."""
         with self._changed:
-            self._add(Candidate(path))
+            self._add(Candidate(path, last_chance=True))
 
     def _offer(self, candidate: Candidate) -> None:
         """Add, and wait while there are too many."""

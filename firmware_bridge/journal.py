@@ -65,6 +65,7 @@ CREATE TABLE reply (
 );
 CREATE INDEX reply_intake ON reply (intake) WHERE record IS NULL;
 CREATE INDEX reply_unsent ON reply (kind, seq) WHERE sent_s IS NULL;
+CREATE INDEX reply_asked ON reply (topic, correlation);
 """
 # schema -> what makes the next one of it
 _STEPS = {
@@ -333,6 +334,21 @@ class Journal:
         rows = self._rows(query, (kind, limit))
         return [Reply(seq, ReplyTo(topic, correlation), record) for seq, topic, correlation, record in rows]
 
+    def asked(self, kind: str, to: ReplyTo, *, sha256: str) -> bool:
+        """Whether this very question was taken before: the same image (or one that was refused) and correlation data.
+
+        Without correlation data nothing tells a question that comes again from another one.
+        """
+        query = """SELECT 1 FROM reply LEFT JOIN intake ON intake.seq = reply.intake
+                   WHERE kind=? AND topic=? AND correlation=? AND (sha256=? OR intake.seq IS NULL) LIMIT 1"""
+        return bool(to.correlation and self._rows(query, (kind, to.topic, to.correlation, sha256)))
+
+    def answer(self, kind: str, to: ReplyTo, *, record: str) -> None:
+        """Put down an answer that no intake stands behind: a refusal."""
+        insert = """INSERT INTO reply (intake, kind, topic, correlation, record, asked_s) VALUES (0, ?, ?, ?, ?, ?)"""
+        with self._transaction() as db:
+            db.execute(insert, (kind, to.topic, to.correlation, record, time.time()))
+
     def mark_replies_sent(self, seqs: Iterable[int], *, failure: str | None = None) -> None:
         """These were acknowledged; or, with a `failure`, given up for that reason."""
         now_s = time.time()
@@ -343,6 +359,10 @@ class Journal:
         """Results in the order in which they became durable, from the one behind `after` on."""
         query = "SELECT seq, id, record, made_s, sent_s FROM result WHERE seq>? ORDER BY seq LIMIT ?"
         return [Stored(*row) for row in self._rows(query, (after, limit))]
+
+    def latest(self, *, limit: int) -> list[str]:
+        """The records of the latest results, newest first."""
+        return [record for (record,) in self._rows("SELECT record FROM result ORDER BY seq DESC LIMIT ?", (limit,))]
 
     def counts(self) -> Counts:
         """How much is open."""

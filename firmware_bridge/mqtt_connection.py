@@ -122,11 +122,13 @@ class Connection:
 
     def _make_client(self) -> Client:
         # paho costs about 100 ms to import; the first X-ray is scored before that.
-        from paho.mqtt.client import Client, MQTTv5, MQTTv311
+        from paho.mqtt.client import MQTTv5, MQTTv311
         from paho.mqtt.enums import CallbackAPIVersion
 
+        from firmware_bridge.mqtt_client import TolerantClient
+
         five = self.protocol == "5"
-        client = Client(
+        client = TolerantClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=MQTTv5 if five else MQTTv311,
@@ -139,6 +141,7 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_message = self._on_message
+        client.on_unreadable = self._on_unreadable
         client.on_subscribe = self._on_subscribe
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=self._will.retain)
@@ -202,13 +205,19 @@ class Connection:
             self._lost = self._lost or f"a subscription was refused: {refused[0]}"
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        self._arrived(Incoming.from_paho(message))
+
+    def _on_unreadable(self, mid: int, qos: int, why: str) -> None:
+        self._arrived(Incoming(mid, "", b"", qos, retained=False, unreadable=why))
+
+    def _arrived(self, message: Incoming) -> None:
         if self._inbox is None:
             self._lost = self._lost or "a message came, though nothing was subscribed to"
             return
         if len(self._came) >= _MOST_UNTAKEN:
             self._lost = self._lost or "more messages came at once than were agreed"
             return
-        self._came.append(Incoming.from_paho(message))
+        self._came.append(message)
 
     def fits(self, message: Message) -> bool:
         """Whether the broker takes a packet of that size. paho would send it all the same, and be thrown out."""

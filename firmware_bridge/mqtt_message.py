@@ -45,16 +45,22 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message that came. `response_topic` and `correlation` are None where the sender gave none."""
+    """A message that came. `again`: it was sent before, and we did not acknowledge it (DUP: MQTT 5.0, 3.3.1.1).
+
+    `response_topic` and `correlation` are None where the sender gave none. `unreadable` says why nothing but the number
+    of the message could be read.
+    """
 
     mid: int
     topic: str
     payload: bytes
     qos: int
     retained: bool
+    again: bool = False
     content_type: str = ""
     response_topic: str | None = None
     correlation: bytes | None = None
+    unreadable: str = ""
 
     @classmethod
     def from_paho(cls, message: MQTTMessage) -> Incoming:
@@ -65,10 +71,11 @@ class Incoming:
             message.topic,
             bytes(message.payload),
             message.qos,
-            bool(message.retain),
-            str(getattr(properties, "ContentType", "")),
-            getattr(properties, "ResponseTopic", None),
-            getattr(properties, "CorrelationData", None),
+            retained=bool(message.retain),
+            again=bool(message.dup),
+            content_type=str(getattr(properties, "ContentType", "")),
+            response_topic=getattr(properties, "ResponseTopic", None),
+            correlation=getattr(properties, "CorrelationData", None),
         )
 
 

@@ -4,28 +4,61 @@ from __future__ import annotations
 
 import threading
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from firmware_bridge.errors import ResourceError
-from firmware_bridge.mqtt import parse_broker
+from firmware_bridge.errors import ConfigError, ResourceError
+from firmware_bridge.mqtt import Broker, parse_broker, warn_of_open_secrets
 from firmware_bridge.mqtt_settings import MqttSettings
 from firmware_bridge.parts import Context
 
 if TYPE_CHECKING:
+    from firmware_bridge.mqtt_message import Message
     from firmware_bridge.outbox import Outbox
 
+KIND = "mqtt"  # of the replies that are sent here
 # paho's import (100 ms) waits for the first result, but not for long: a quiet folder must show up as online too.
 _HEAD_START_S = 1.0
+
+
+def broker_of(context: Context) -> Broker | None:
+    """The broker of the section [mqtt], if there is one.
+
+    Raises:
+        ConfigError: see `parse_broker`.
+    """
+    settings = context.settings.section(MqttSettings)
+    if not settings.url:
+        return None
+    return parse_broker(
+        settings.url,
+        password_file=settings.password_file,
+        ca_file=settings.ca,
+        cert_file=settings.cert,
+        key_file=settings.key,
+    )
 
 
 def make_part(context: Context) -> MqttPart | None:
     """The part, if there is a broker to send to.
 
     Raises:
-        ConfigError: see `parse_broker`.
+        ConfigError: see `parse_broker`; a discovery prefix that is no topic.
     """
+    broker = broker_of(context)
+    if broker is None:
+        return None
     settings = context.settings.section(MqttSettings)
-    return MqttPart(context, settings) if settings.url else None
+    prefix = settings.discovery_prefix
+    if not prefix or not prefix.isprintable() or any(letter in prefix for letter in "+#$"):
+        raise ConfigError(
+            "[mqtt] discovery_prefix is wrong",
+            expected="a topic without '+', '#' or '$'",
+            came=repr(prefix),
+            do="mend it",
+        )
+    warn_of_open_secrets(settings.password_file, settings.key)
+    return MqttPart(context, settings, broker)
 
 
 class MqttPart:
@@ -33,19 +66,18 @@ class MqttPart:
 
     name = "mqtt"
 
-    def __init__(self, context: Context, settings: MqttSettings) -> None:
+    def __init__(self, context: Context, settings: MqttSettings, broker: Broker) -> None:
         self._context = context
-        self._broker = parse_broker(settings.url, password_file=settings.password_file, ca_file=settings.ca)
+        self._settings = settings
+        self._broker = broker
         self._outbox: Outbox | None = None
         self._stop = threading.Event()
 
     def run(self) -> None:
         """Send until `stop`."""
         self._wait_for_first_result()
-        from firmware_bridge.outbox import Outbox
-
         context = self._context
-        outbox = Outbox(self._broker, context.journal, device=context.device, status=self._status)
+        outbox = self._make_outbox()
         self._outbox = outbox
         undo = [context.changes.listen(outbox.wake), context.health.listen(outbox.refresh)]
         try:
@@ -55,7 +87,45 @@ class MqttPart:
             for one in undo:
                 one()
             last = outbox.last_error
-            context.health.tell(self.name, {"broker": self._broker.where, "error": last.came if last else ""})
+            self._tell(last.came if last else "")
+
+    def _make_outbox(self) -> Outbox:
+        from firmware_bridge.outbox import Outbox
+        from firmware_bridge.outbox_lanes import Replies
+        from firmware_bridge.telemetry import Telemetry
+
+        context, settings = self._context, self._settings
+        return Outbox(
+            self._broker,
+            context.journal,
+            device=context.device,
+            status=self._status,
+            more=[Replies(context.journal, KIND)],
+            greetings=[self._discovery()] if settings.discovery else [],
+            telemetry=Telemetry(context.journal, waiting=lambda: context.intake.waiting).sample,
+            telemetry_s=settings.telemetry_s,
+            problem=self._report,
+        )
+
+    def _discovery(self) -> Message:
+        from firmware_bridge.discovery import discovery_message
+
+        manifest = self._context.bundle.manifest
+        return discovery_message(
+            topic=f"{self._broker.prefix}/{self._context.device}",
+            device=self._context.device,
+            version=version("cxr-edge"),
+            bundle_name=manifest.name,
+            label_positive=manifest.label_positive,
+            prefix=self._settings.discovery_prefix,
+        )
+
+    def _report(self, problem: str | None) -> None:
+        self._context.health.report(self.name, problem)
+        self._tell(problem or "")
+
+    def _tell(self, error: str) -> None:
+        self._context.health.tell(self.name, {"broker": self._broker.where, "error": error})
 
     def stop(self) -> None:
         """Say goodbye and end."""

@@ -106,10 +106,9 @@ class Outbox:
                 self._session()
             except BrokerError as error:
                 wait_s = max(self._backoff.failed(), self._least_wait_s)
-                level = logging.DEBUG if str(error) == str(self.last_error) else logging.WARNING
-                _LOG.log(level, "%s: %s; next try in %.1f s", error.what, error.came, wait_s)
                 self.last_error = error
                 self._problem(f"{error.what}: {error.came}")
+                _LOG.debug("next try in %.1f s", wait_s)
                 self._stop.wait(wait_s)
 
     def _session(self) -> None:
@@ -189,8 +188,7 @@ class Outbox:
             self._in_flight[connection.publish(message)] = (lane, number)
             lane.under_way.add(number)
         elif lane.source.gives_up:
-            _LOG.warning("MQTT broker %s takes no message as large as that to %s", self._broker.where, message.topic)
-            lane.acknowledged.add(number)
+            lane.given_up[number] = f"larger than the broker's {connection.max_packet_bytes} bytes"
         else:
             lane.too_large.add(number)
             most = connection.max_packet_bytes
@@ -225,7 +223,7 @@ class Outbox:
             self.last_error = None
         elif lane.source.gives_up and ack.code in _FOR_GOOD:
             _LOG.warning("MQTT broker %s refuses an answer, which is dropped: %s", self._broker.where, ack.reason)
-            lane.acknowledged.add(number)
+            lane.given_up[number] = ack.reason
         else:
             self._hold(lane, ack)
 
@@ -242,7 +240,6 @@ class Outbox:
             do="check the broker's access list and quotas for this user",
         )
         self._problem(f"MQTT broker {self._broker.where} refuses a message: {ack.reason}")
-        _LOG.warning("MQTT broker %s refuses a message: %s; next try in %.1f s", self._broker.where, ack.reason, wait_s)
 
     def _goodbye(self, connection: Connection) -> None:
         """Wait shortly for what is under way, and leave the status as "stopped"."""

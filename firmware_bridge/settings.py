@@ -31,6 +31,7 @@ SECTIONS = {
     "agent": "firmware_bridge.agent_settings:AgentSettings",
     "intake": "firmware_bridge.intake:IntakeSettings",
     "mqtt": "firmware_bridge.mqtt_settings:MqttSettings",
+    "requests": "firmware_bridge.requests_settings:RequestsSettings",
 }
 _PREFIX = "CXR_EDGE_"
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

@@ -221,11 +221,10 @@ class Listener:
             self.subscribed += 1
 
         def on_message(_client: Client, _data: object, message: MQTTMessage) -> None:
-            record = json.loads(message.payload)
             if message.topic.endswith("/result"):
-                self.results.append(record)
-            else:
-                self.status.append((message.retain, record))
+                self.results.append(json.loads(message.payload))
+            elif message.topic.endswith("/status"):
+                self.status.append((message.retain, json.loads(message.payload)))
 
         self.client = Client(CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False, protocol=MQTTv311)
         self.client.reconnect_delay_set(1, 1)

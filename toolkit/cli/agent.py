@@ -15,6 +15,7 @@ import click
 from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.intake import IntakeSettings
 from firmware_bridge.mqtt_settings import MqttSettings
+from firmware_bridge.requests_settings import RequestsSettings
 from firmware_bridge.result import NOTICE
 from firmware_bridge.settings import load_settings, variable_of
 from toolkit.cli.lazy import LazyGroup
@@ -62,6 +63,9 @@ def option(name: str, section: type[Any], key: str) -> Callable[[Command], Comma
 @option("--mqtt", MqttSettings, "url")
 @option("--mqtt-password-file", MqttSettings, "password_file")
 @option("--mqtt-ca", MqttSettings, "ca")
+@option("--mqtt-cert", MqttSettings, "cert")
+@option("--mqtt-key", MqttSettings, "key")
+@option("--requests", RequestsSettings, "enabled")
 @option("--state", AgentSettings, "state")
 @option("--device", AgentSettings, "device")
 @click.option("--once", is_flag=True, help="Score what is there, send it, end.")
