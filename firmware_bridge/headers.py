@@ -22,6 +22,9 @@ _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB,
 _TAKEN_FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 # Encoders write about ten scans. Each costs a pass over the picture, so a small file with thousands hangs a decoder.
 _MAX_SCANS = 32
+# Files have about ten, with a large colour profile some hundreds; each costs a step of a loop in Python.
+_MAX_SEGMENTS = 4096
+_FILL_BYTES = re.compile(rb"\xff*")
 _EXPECTED_KIND = "a grey or colour X-ray as JPEG, PNG, TIFF (8 or 16 bit, one picture) or DICOM"
 
 
@@ -72,7 +75,7 @@ def read_jpeg_header(data: bytes) -> Header:
     """
     position, scans, exif = 2, 0, b""
     frame: tuple[int, bytes] | None = None
-    while True:
+    for _ in range(_MAX_SEGMENTS):
         marker, position = _jpeg_marker(data, position)
         if marker == _EOI:
             break
@@ -86,10 +89,14 @@ def read_jpeg_header(data: bytes) -> Header:
             exif = exif or segment[6:]
         elif marker == _SOS:
             scans += 1
+            if scans > _MAX_SCANS:
+                raise unsupported(f"a JPEG of more than {_MAX_SCANS} scans, which only an attack would need")
             found = _NEXT_MARKER.search(data, position)
             if found is None:
                 raise damaged("a truncated JPEG (no end marker)")
             position = found.start()
+    else:
+        raise unsupported(f"a JPEG of more than {_MAX_SEGMENTS} segments, which only an attack would need")
     if frame is None or scans == 0:
         raise damaged("a JPEG without a picture")
     return _jpeg_header(*frame, scans=scans, exif=exif)
@@ -101,8 +108,8 @@ def _jpeg_marker(data: bytes, position: int) -> tuple[int, int]:
         raise damaged("a truncated JPEG (no end marker)")
     if data[position] != 0xFF:
         raise damaged(f"a JPEG with bytes that belong to nothing, at byte {position}")
-    while position < len(data) and data[position] == 0xFF:  # any number of fill bytes may precede a marker
-        position += 1
+    filled = _FILL_BYTES.match(data, position)  # any number of fill bytes may precede a marker
+    position = filled.end() if filled else position
     if position >= len(data):
         raise damaged("a truncated JPEG (no end marker)")
     marker = data[position]
@@ -131,8 +138,6 @@ def _jpeg_header(marker: int, segment: bytes, *, scans: int, exif: bytes) -> Hea
         raise unsupported(f"a JPEG of {bits} bit")
     if channels not in (1, 3):
         raise unsupported(f"a JPEG with {channels} channels (CMYK)")
-    if scans > _MAX_SCANS:
-        raise unsupported(f"a JPEG of {scans} scans, which only an attack would need")
     return Header(
         width_px=width_px,
         height_px=height_px,

@@ -19,6 +19,8 @@ _STEP_BYTES = 1024 * 1024
 # Colour type (table 11.1) to samples a pixel and the sizes that a sample may have, in bits.
 _KINDS = {0: (1, (1, 2, 4, 8, 16)), 2: (3, (8, 16)), 3: (1, (1, 2, 4, 8)), 4: (2, (8, 16)), 6: (4, (8, 16))}
 _PALETTE = 3
+# The smallest that encoders make of a 64 MB file are 4 KB each; every one costs a step of a loop in Python.
+_MAX_CHUNKS = 20_000
 _GREY_EXPORT = "flatten it: export it as grey without transparency"
 
 
@@ -54,7 +56,7 @@ def read_png(data: bytes) -> Png:
     position, start, exif, palette, transparency = len(PNG_MAGIC), b"", b"", b"", b""
     deflated: list[memoryview] = []
     view = memoryview(data)
-    while True:
+    for _ in range(_MAX_CHUNKS):
         if position + 12 > len(data):
             raise damaged("a truncated PNG (no end chunk)")
         length = int.from_bytes(view[position : position + 4], "big")
@@ -80,6 +82,8 @@ def read_png(data: bytes) -> Png:
             palette = bytes(payload)
         elif kind == b"tRNS":
             transparency = bytes(payload)
+    else:
+        raise unsupported(f"a PNG of more than {_MAX_CHUNKS} chunks, which only an attack would need")
     if len(start) != 13 or not deflated:
         raise damaged("a PNG without a picture")
     header = _png_header(start, exif=exif)

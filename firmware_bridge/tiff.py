@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+# Pillow makes a Python object of each number in the directory: a file of 60 MB can hold 15 million. A strip a row of
+# the tallest picture is far below; what more there may be of bytes (profiles, notes) costs nothing.
+_MAX_NUMBERS = 100_000
+_MAX_ENTRIES = 1000
+_MAX_PAGES = 1000  # counted for the message
+_BYTE_TYPES = (1, 2, 6, 7)  # BYTE, ASCII, SBYTE, UNDEFINED (TIFF 6.0, section 2)
 _EIGHT_BIT = ("1", "L", "RGB")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 
@@ -35,6 +41,7 @@ def decode_tiff(data: bytes, *, check: Callable[[int, int], None]) -> NDArray[np
     """
     from PIL import Image, UnidentifiedImageError
 
+    _check_directories(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damaged tags; what matters raises
@@ -58,10 +65,32 @@ def decode_tiff(data: bytes, *, check: Callable[[int, int], None]) -> NDArray[np
         raise damaged(f"a TIFF that cannot be decoded ({type(error).__name__})") from error
 
 
+def _check_directories(data: bytes) -> None:
+    """Walk the image file directories (TIFF 6.0, section 2; BigTIFF) before Pillow makes objects of what they hold."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    offset, count_of, entry, number = (8, "Q", "HHQQ", "Q") if big else (4, "H", "HHII", "I")
+    count_bytes, entry_bytes = struct.calcsize("<" + count_of), struct.calcsize("<" + entry)
+    try:
+        at, pages = struct.unpack_from(order + number, data, offset)[0], 0
+        while at and pages <= _MAX_PAGES:
+            pages += 1
+            entries = struct.unpack_from(order + count_of, data, at)[0]
+            if entries > _MAX_ENTRIES:
+                raise damaged(f"a TIFF with {entries} entries in its directory")
+            start, end = at + count_bytes, at + count_bytes + entries * entry_bytes
+            for tag, kind, count, _ in struct.iter_unpack(order + entry, data[start:end]):
+                if kind not in _BYTE_TYPES and count > _MAX_NUMBERS:
+                    raise unsupported(f"a TIFF with {count} numbers in tag {tag}, which only an attack would need")
+            at = struct.unpack_from(order + number, data, end)[0]
+    except struct.error as error:
+        raise damaged("a TIFF whose directory goes beyond its end") from error
+    if pages > 1:
+        came = f"{pages}" if pages <= _MAX_PAGES else f"more than {_MAX_PAGES}"
+        raise unsupported(f"a TIFF of {came} pages", do="export one X-ray a file")
+
+
 def _pixels(image: Image) -> NDArray[np.uint8 | np.uint16]:
-    pages = int(getattr(image, "n_frames", 1))
-    if pages != 1:
-        raise unsupported(f"a TIFF of {pages} pages", do="export one X-ray a file")
     if image.mode in _EIGHT_BIT:
         return np.asarray(image.convert("L"), np.uint8)
     if image.mode in _SIXTEEN_BIT:

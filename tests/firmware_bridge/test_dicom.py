@@ -59,10 +59,13 @@ def dicom(stored: np.ndarray, *, bits: int = 12, syntax: str = ExplicitVRLittleE
     return buffer.getvalue()
 
 
-def lut(values: np.ndarray, *, first: int = 0, bits: int = 16) -> list[Dataset]:
+def lut(values: np.ndarray, *, first: int = 0, bits: int = 16, words: bool = False) -> list[Dataset]:
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [len(values), first, bits])
-    item.add_new("LUTData", "US", [int(value) for value in values])
+    if words:
+        item.add_new("LUTData", "OW", values.astype("<u2").tobytes())
+    else:
+        item.add_new("LUTData", "US", [int(value) for value in values])
     return [item]
 
 
@@ -118,6 +121,24 @@ def test_every_depth_fills_the_range(bits: int) -> None:
         pytest.param(
             {"VOILUTSequence": lut(np.arange(4096) // 2 * 2)}, FULL, id="voi-lut-whose-descriptor-overstates-the-bits"
         ),
+        pytest.param(
+            {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"},
+            FULL,
+            id="the-shape-goes-before-monochrome1",
+        ),
+        pytest.param({"PresentationLUTShape": "INVERSE"}, FULL[::-1], id="the-shape-goes-before-monochrome2"),
+        pytest.param(
+            {
+                "PhotometricInterpretation": "MONOCHROME1",
+                "PresentationLUTShape": "IDENTITY",
+                "PixelIntensityRelationshipSign": 1,
+            },
+            FULL[::-1],
+            id="the-sign-settles-a-contradiction",
+        ),
+        pytest.param(
+            {"VOILUTSequence": lut(np.arange(4096), words=True)}, FULL, id="voi-lut-as-words-instead-of-numbers"
+        ),
     ],
 )
 def test_luts_window_and_polarity_are_applied_in_order(elements: dict[str, Any], expected: np.ndarray) -> None:
@@ -128,6 +149,34 @@ def test_signed_values_are_read_as_signed() -> None:
     stored = (ramp().astype(np.int32) - 2048).astype(np.int16)
     pixels = decode(dicom(stored, bits=12, WindowCenter=0, WindowWidth=4096)).pixels
     assert np.abs(pixels[0] - FULL).max() <= 1
+
+
+def test_signed_bytes_and_rescaled_bytes_fill_the_range() -> None:
+    signed = (ramp(8).astype(np.int16) - 128).astype(np.int8)
+    assert np.abs(decode(dicom(signed, bits=8)).pixels[0] - FULL).max() <= 1
+    rescaled = dicom(ramp(8), bits=8, RescaleSlope=4, RescaleIntercept=-10)
+    assert np.abs(decode(rescaled).pixels[0] - FULL).max() <= 1.5
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_at_the_high_end_of_their_word_are_moved(signed: bool) -> None:
+    stored = ramp().astype(np.int32) - (2048 if signed else 0)
+    words = (stored << 4).astype(np.int16 if signed else np.uint16)
+    assert np.abs(decode(dicom(words, bits=12, HighBit=15)).pixels[0] - FULL).max() <= 1
+
+
+def test_an_overlay_in_unused_bits_is_no_picture() -> None:
+    assert np.abs(decode(dicom(ramp() | np.uint16(0x1000), bits=12)).pixels[0] - FULL).max() <= 1
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_takes_no_contrast(photometric: str) -> None:
+    stored = np.where(np.arange(256) < 64, 65535, 1000 + ramp())
+    content = dicom(stored.astype(np.uint16), bits=16, PixelPaddingValue=65535, PhotometricInterpretation=photometric)
+    row = decode(content).pixels[0].astype(int)
+    assert (row[:64] == 0).all()
+    # Without knowing of the padding, the picture would fill a sixteenth of the range.
+    assert np.ptp(row[64:]) > 240
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
@@ -180,6 +229,18 @@ def colour() -> bytes:
     return dicom(np.zeros((64, 64, 3), np.uint8), bits=8, SamplesPerPixel=3, PhotometricInterpretation="RGB")
 
 
+def ultrasound() -> bytes:
+    frame = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    return dicom(
+        np.zeros((64, 64, 3), np.uint8),
+        bits=8,
+        syntax=JPEGBaseline8Bit,
+        SamplesPerPixel=3,
+        PhotometricInterpretation="YBR_FULL_422",
+        PixelData=encapsulate([frame]),
+    )
+
+
 BAD: list[tuple[str, bytes, type[ImageError], str]] = [
     ("colour", colour(), UnsupportedImage, "RGB"),
     ("frames", dicom(ramp(), NumberOfFrames=3), UnsupportedImage, "3 frames"),
@@ -191,6 +252,8 @@ BAD: list[tuple[str, bytes, type[ImageError], str]] = [
     ("only-magic", bytes(128) + b"DICM", UnreadableImage, "without pixels"),
     ("frame-is-noise", dicom(ramp(), syntax=JPEG2000Lossless, PixelData=encapsulate([b"no"])), UnreadableImage, ""),
     ("deflated", dicom(ramp(), syntax=DeflatedExplicitVRLittleEndian), UnsupportedImage, "deflated"),
+    ("impossible-bits", dicom(ramp(), BitsStored=20), UnreadableImage, "20 bits of 16"),
+    ("ultrasound", ultrasound(), UnsupportedImage, "YBR_FULL_422"),
     ("header-lies", jpeg_dicom(Rows=300), UnreadableImage, "800 x 600 under a header of 800 x 300"),
 ]
 
