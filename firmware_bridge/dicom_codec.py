@@ -7,6 +7,7 @@ comes, serves one frame after the other, and is replaced when it had to be ended
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -233,4 +234,11 @@ def _forget() -> None:
     _idle.clear()
 
 
+def _end_all() -> None:
+    with _mutex:
+        while _idle:
+            _idle.pop().end()
+
+
 os.register_at_fork(after_in_child=_forget)
+atexit.register(_end_all)
