@@ -6,11 +6,12 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from firmware_bridge.audit_line import FIRST_PREV, FOLDER, MOST_BYTES, Line, files_of, read_line, result_fields
 from firmware_bridge.errors import ResourceError
-from firmware_bridge.journal_reader import open_reader
+from firmware_bridge.journal_reader import open_reader, results
 
 _MOST_FAULTS = 20
 
@@ -149,8 +150,9 @@ class _Rows:
     """
 
     def __init__(self, journal: sqlite3.Connection, after_line: int, after_seq: int) -> None:
-        query = "SELECT seq, record FROM result WHERE seq>? ORDER BY seq"
-        self._rows = iter(journal.execute(query, (after_seq,)))
+        # Rows that the agent adds meanwhile have no line among those read: the last one is asked for first.
+        (last,) = journal.execute("SELECT coalesce(max(seq), 0) FROM result").fetchone()
+        self._rows = takewhile(lambda row: row[0] <= last, results(journal, after=after_seq))
         self._next = next(self._rows, None)
         self._last = 0
         self._after_line = after_line

@@ -17,10 +17,11 @@ CxrEdgeError                  exit 1
 ├── MissingExtraError         exit 7   an optional dependency that is not installed
 ├── ResourceError             exit 8   disk or memory
 ├── BrokerError               exit 9   MQTT
-└── DeployError               exit 10  a device that cannot be deployed to
-    ├── HostError                      it cannot be reached or logged into
-    ├── PreflightError                 it is not fit for what it should run
-    └── RolledBack                     the new release did not prove itself; the old one runs
+├── DeployError               exit 10  a device that cannot be deployed to
+│   ├── HostError                      it cannot be reached or logged into
+│   ├── PreflightError                 it is not fit for what it should run
+│   └── RolledBack                     the new release did not prove itself; the old one runs
+└── AuditLogError             exit 11  the log of all outcomes was changed, cut or lost
 """
 
 from __future__ import annotations
@@ -163,3 +164,9 @@ class PreflightError(DeployError):
 
 class RolledBack(DeployError):
     """The new release did not prove itself; the device runs what it ran before."""
+
+
+class AuditLogError(CxrEdgeError):
+    """The log of all outcomes is not the one that was written."""
+
+    exit_code = 11

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from firmware_bridge.errors import ConfigError, ResourceError
 
 JOURNAL = "journal.sqlite"
+_BATCH = 500
 
 
 @contextmanager
@@ -42,6 +43,17 @@ def open_reader(state: Path) -> Iterator[sqlite3.Connection]:
             came=str(error),
             do="run this as the agent's user, or as root",
         ) from error
+
+
+def results(database: sqlite3.Connection, *, after: int = 0) -> Iterator[tuple[int, str]]:
+    """(seq, record) of all results behind `after`, oldest first, in many short reads.
+
+    One long read would keep a running agent's write-ahead log from being folded into the file: it would grow and grow.
+    """
+    query = "SELECT seq, record FROM result WHERE seq>? ORDER BY seq LIMIT ?"
+    while rows := database.execute(query, (after, _BATCH)).fetchall():
+        yield from rows
+        after = rows[-1][0]
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -35,8 +35,8 @@ def test_commands_of_the_documentation_exist(page: str, line: str) -> None:
     command.make_context(command.name or "", words)
 
 
-def test_the_readme_names_every_command() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_readme_or_docs_name_every_command() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [name for name in COMMANDS if f"cxr-edge {name}" not in text] == []
 
 

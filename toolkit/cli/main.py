@@ -21,6 +21,8 @@ COMMANDS = {
     "evaluate": ("toolkit.cli.evaluate", "Score .tflite files on labelled X-rays, inside and outside."),
     "bundle": ("toolkit.cli.bundle", "Build, inspect and verify the one-file bundle."),
     "agent": ("toolkit.cli.agent", "Score every X-ray that arrives in a folder; report it once."),
+    "results": ("toolkit.cli.results", "Write an agent's results as CSV or JSON lines."),
+    "audit": ("toolkit.cli.audit", "Look whether the log of all outcomes is whole."),
     "benchmark": ("toolkit.cli.benchmark", "Time decode, preprocessing, inference and explanation."),
     "doctor": ("toolkit.cli.doctor", "Look for what would go wrong here, and how to mend it."),
 }
