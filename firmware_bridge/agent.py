@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import os
 import signal
@@ -15,14 +14,17 @@ from pathlib import Path
 from types import FrameType
 
 from firmware_bridge.agent_settings import AgentSettings
+from firmware_bridge.audit import AuditLog, AuditSettings
 from firmware_bridge.bundle import Bundle, open_bundle
 from firmware_bridge.errors import BrokerError, ConfigError, ResourceError
 from firmware_bridge.health import Health
 from firmware_bridge.identity import default_device_name, load_or_make_key
 from firmware_bridge.intake import Intake, IntakeSettings
 from firmware_bridge.journal import Journal
-from firmware_bridge.notify import notify
-from firmware_bridge.parts import Changes, Context, Factory, Supervisor
+from firmware_bridge.logs import LogSettings, set_up
+from firmware_bridge.notify import notify, reloading
+from firmware_bridge.part_set import PartSet, reload
+from firmware_bridge.parts import Changes, Context
 from firmware_bridge.pipeline import Labels, Pipeline, Tally
 from firmware_bridge.recorder import Recorder
 from firmware_bridge.result import ModelRef
@@ -33,11 +35,13 @@ _LOG = logging.getLogger(__name__)
 _TICK_S = 0.1
 _STOP_S = 4.0
 
-# What runs beside the pipeline: (section, "module:factory"). The module is imported only when the section was given.
-PARTS = (
-    ("mqtt", "firmware_bridge.mqtt_part:make_part"),
-    ("requests", "firmware_bridge.requests_part:make_part"),
-)
+# What runs beside the pipeline: section -> "module:factory". The module is imported only when the section was given.
+PARTS = {
+    "mqtt": "firmware_bridge.mqtt_part:make_part",
+    "requests": "firmware_bridge.requests_part:make_part",
+    "service": "firmware_bridge.service:make_part",
+}
+ALWAYS = ("service",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,17 @@ class Agent:
         self._options = settings.section(AgentSettings)
         self._once = once
         self._stop = threading.Event()
+        self._reload = threading.Event()
         self._failure: BaseException | None = None
         self._health = Health()
 
     def stop(self) -> None:
         """Finish what is decoded, record it, say goodbye, end."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Read the config file again, soon."""
+        self._reload.set()
 
     def run(self) -> Summary:
         """Run until stopped; with `once`, until everything that was there is scored and sent.
@@ -91,9 +100,11 @@ class Agent:
         state = self._options.state or default_state(watch)
         with open_bundle(_required(self._options.bundle, "bundle")) as bundle:
             journal = Journal(state)
+            audit = AuditLog(state, journal.path, problem=lambda text: self._health.report("audit", text))
             try:
-                return self._run(watch, bundle, journal, key=load_or_make_key(state))
+                return self._run(watch, bundle, journal, audit, key=load_or_make_key(state))
             finally:
+                audit.close()
                 journal.close()
 
     def _watched_folder(self) -> Path:
@@ -121,7 +132,7 @@ class Agent:
                 do="mend --device",
             )
 
-    def _run(self, watch: Path, bundle: Bundle, journal: Journal, *, key: bytes) -> Summary:
+    def _run(self, watch: Path, bundle: Bundle, journal: Journal, audit: AuditLog, *, key: bytes) -> Summary:
         intake_settings = self._settings.section(IntakeSettings)
         intake = Intake(
             watch,
@@ -140,6 +151,7 @@ class Agent:
             on_done=intake.done,
             spool=spool,
             patient=not self._once,
+            audit=self._follower(audit, journal),
         )
         pipeline = self._pipeline(bundle, key, journal, intake, recorder, grace_s=intake_settings.grace_s)
         context = Context(
@@ -158,7 +170,7 @@ class Agent:
             once=self._once,
             stopping=self._stop,
         )
-        parts = self._make_parts(context)
+        parts = PartSet(context, PARTS, always=ALWAYS, fatal=self._end_with)
         _LOG.info("agent %s, bundle %s (%s)", context.device, bundle.manifest.name, bundle.id[:12])
         stages = [
             self._thread("recorder", recorder.run, broken=recorder.broken),
@@ -166,12 +178,11 @@ class Agent:
             self._thread("reader", pipeline.read, broken=recorder.broken),
             self._thread("intake", lambda: self._take_in(intake, journal), broken=recorder.broken),
         ]
-        for part in parts.values():
-            part.start()
+        parts.start()
         try:
-            self._wait(intake, journal, reports="mqtt" in parts)
+            self._wait(intake, journal, parts)
         finally:
-            self._shut_down(intake, recorder, stages, list(parts.values()))
+            self._shut_down(intake, recorder, stages, parts)
         return self._summary(journal, pipeline.tally, reports="mqtt" in parts)
 
     def _pipeline(
@@ -186,16 +197,17 @@ class Agent:
         )
         return Pipeline(scorer, labels, journal=journal, intake=intake, recorder=recorder, grace_s=grace_s)
 
-    def _make_parts(self, context: Context) -> dict[str, Supervisor]:
-        made = {}
-        for section, place in PARTS:
-            if self._settings.given(section):
-                module, _, name = place.partition(":")
-                factory: Factory = getattr(importlib.import_module(module), name)
-                part = factory(context)
-                if part is not None:
-                    made[section] = Supervisor(part, factory, context=context, fatal=self._end_with)
-        return made
+    def _follower(self, audit: AuditLog, journal: Journal) -> Callable[[], None]:
+        """What writes the audit log, and then lets those results go out that are in it."""
+        if not self._settings.section(AuditSettings).enabled:
+            return lambda: None
+        journal.reportable = 0
+
+        def follow() -> None:
+            journal.reportable = audit.follow()
+            self._health.tell("audit", {"lines": audit.head.n, "head": audit.head.hash})
+
+        return follow
 
     def _end_with(self, error: BaseException) -> None:
         self._failure = self._failure or error
@@ -217,35 +229,40 @@ class Agent:
                 self._end_with(error)
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._health.progress.watch(thread)
         thread.start()
         return thread
 
-    def _wait(self, intake: Intake, journal: Journal, *, reports: bool) -> None:
+    def _wait(self, intake: Intake, journal: Journal, parts: PartSet) -> None:
         notify("READY=1")
         if not self._once:
             # Without a timeout a signal would wait until the lock is free; see the notes on signals in `threading`.
             while not self._stop.wait(1.0):
-                pass
+                if self._reload.is_set():
+                    self._reload.clear()
+                    self._read_again(parts)
             return
         while not self._stop.is_set() and not intake.idle:
             self._stop.wait(_TICK_S)
         deadline_s = time.monotonic() + self._options.flush_s
-        while reports and not self._stop.is_set() and journal.counts().unsent and time.monotonic() < deadline_s:
+        while "mqtt" in parts and not self._stop.is_set() and journal.counts().unsent and time.monotonic() < deadline_s:
             self._stop.wait(_TICK_S)
 
-    def _shut_down(
-        self, intake: Intake, recorder: Recorder, stages: list[threading.Thread], parts: list[Supervisor]
-    ) -> None:
+    def _read_again(self, parts: PartSet) -> None:
+        notify(reloading())
+        live = {"log": lambda fresh: set_up(fresh.section(LogSettings))}
+        self._settings = reload(self._settings, parts, live=live)
+        notify("READY=1")
+
+    def _shut_down(self, intake: Intake, recorder: Recorder, stages: list[threading.Thread], parts: PartSet) -> None:
         notify("STOPPING=1")
+        self._health.progress.release()
         deadline_s = time.monotonic() + _STOP_S
         recorder.stopping.set()
         intake.stop()
         for thread in reversed(stages):
             thread.join(max(0.1, deadline_s - time.monotonic()))
-        for part in parts:
-            part.stop()
-        for part in parts:
-            part.join(max(0.1, deadline_s - time.monotonic()))
+        parts.stop(deadline_s)
 
     def _summary(self, journal: Journal, tally: Tally, *, reports: bool) -> Summary:
         if self._failure is not None:
@@ -285,13 +302,19 @@ def _required(path: Path | None, key: str) -> Path:
 
 
 def run_agent(settings: Settings, *, once: bool = False) -> Summary:
-    """Run an agent in the main thread; SIGTERM and SIGINT stop it cleanly. Raises what `Agent.run` raises."""
+    """Run an agent in the main thread. Raises what `Agent.run` raises.
+
+    SIGTERM and SIGINT stop it cleanly, SIGHUP has it read its config file again.
+    """
     agent = Agent(settings, once=once)
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        agent.stop()
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            agent.reload()
+        else:
+            agent.stop()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         return agent.run()
     finally:

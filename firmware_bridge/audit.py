@@ -14,31 +14,37 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from firmware_bridge.audit_anchor import Anchor, AnchorStore
-from firmware_bridge.audit_line import FOLDER, file_name, month_after, month_of, result_fields, write_line
+from firmware_bridge.audit_line import FIRST_PREV, FOLDER, file_name, month_after, month_of, result_fields, write_line
 from firmware_bridge.audit_tail import Tail, read_tail
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.files import sync_folder
 from firmware_bridge.result import utc_now
+from firmware_bridge.settings import setting
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 200
 
 
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """See each key's help."""
+
+    SECTION: ClassVar[str] = "audit"
+    enabled: bool = setting(True, "Write a line for every outcome into a hash chain before it is reported.")
+
+
 class AuditLog:
-    """The log below a state folder. One thread writes; `head` may be read from any.
+    """The log below a state folder; opened at the first `follow`. One thread writes; `head` may be read from any.
 
     Args:
         state: the state folder.
         journal: the journal's file; it must be there.
         problem: told when the log that is there is not the one that was written, with None when all is well.
-
-    Raises:
-        ResourceError: the log or the journal cannot be read or written.
     """
 
     def __init__(self, state: Path, journal: Path, *, problem: Callable[[str | None], None]) -> None:
@@ -46,11 +52,7 @@ class AuditLog:
         self._problem = problem
         self._handle = -1
         self._store = AnchorStore(journal)
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
+        self.head = Anchor(0, FIRST_PREV, 0, "", 0)
 
     def follow(self) -> int:
         """Write a line for each result that has none yet; durable when it returns.
@@ -59,7 +61,7 @@ class AuditLog:
             The journal's number of the last result that is in the log: up to there may be reported.
 
         Raises:
-            ResourceError: the disk is full or broken. Nothing half-written stays.
+            ResourceError: the disk is full or broken. Nothing half-written stays; call again.
         """
         if not self._is_ours():
             self._open()
@@ -87,6 +89,7 @@ class AuditLog:
 
     def _open(self) -> None:
         """Find the end of the log, cut off what a power cut left half-written, and say in the log what is amiss."""
+        self._close_file()
         anchor = self._store.read()
         with _translated(self._folder):
             self._folder.mkdir(mode=0o700, exist_ok=True)

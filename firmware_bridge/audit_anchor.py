@@ -49,9 +49,19 @@ class AnchorStore:
 
     def __init__(self, journal: Path) -> None:
         self._path = journal
-        with self._translated():
-            self._db = sqlite3.connect(journal, isolation_level=None, check_same_thread=False, timeout=5.0)
-            self._db.execute(_TABLE)
+        self._opened: sqlite3.Connection | None = None
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._opened is None:
+            opened = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+            try:
+                opened.execute(_TABLE)
+            except BaseException:
+                opened.close()
+                raise
+            self._opened = opened
+        return self._opened
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -92,4 +102,6 @@ class AnchorStore:
 
     def close(self) -> None:
         """Close the connection."""
-        self._db.close()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None

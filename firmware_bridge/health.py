@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from firmware_bridge.progress import Progress
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -18,6 +20,7 @@ class Health:
         self._facts: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
+        self.progress = Progress()
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Have `listener` called after each change of the problems: it must not block. Returns what undoes it."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -159,6 +160,8 @@ class Journal:
     def __init__(self, state: Path) -> None:
         self.path = state / "journal.sqlite"
         self._mutex = threading.RLock()
+        # The number of the last result that may be reported: the audit log has come so far.
+        self.reportable = sys.maxsize
         with self._translated():
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_file = (state / "agent.lock").open("w")
@@ -318,8 +321,8 @@ class Journal:
 
     def unsent(self, *, limit: int = 100) -> list[tuple[int, str]]:
         """(seq, record) of results that no broker acknowledged, oldest first."""
-        query = "SELECT seq, record FROM result WHERE sent_s IS NULL ORDER BY seq LIMIT ?"
-        return [(seq, record) for seq, record in self._rows(query, (limit,))]
+        query = "SELECT seq, record FROM result WHERE sent_s IS NULL AND seq<=? ORDER BY seq LIMIT ?"
+        return [(seq, record) for seq, record in self._rows(query, (self.reportable, limit))]
 
     def mark_sent(self, seqs: Iterable[int]) -> None:
         """The broker acknowledged these."""
@@ -330,8 +333,10 @@ class Journal:
     def unsent_replies(self, kind: str, *, limit: int = 100) -> list[Reply]:
         """Answers that are there and were not acknowledged, oldest request first."""
         query = """SELECT seq, topic, correlation, record FROM reply
-                   WHERE sent_s IS NULL AND kind=? AND record IS NOT NULL ORDER BY seq LIMIT ?"""
-        rows = self._rows(query, (kind, limit))
+                   WHERE sent_s IS NULL AND kind=? AND record IS NOT NULL AND NOT EXISTS (
+                     SELECT 1 FROM intake JOIN result ON result.id = result_id
+                     WHERE intake.seq = reply.intake AND result.seq > ?) ORDER BY seq LIMIT ?"""
+        rows = self._rows(query, (kind, self.reportable, limit))
         return [Reply(seq, ReplyTo(topic, correlation), record) for seq, topic, correlation, record in rows]
 
     def asked(self, kind: str, to: ReplyTo, *, sha256: str) -> bool:

@@ -149,6 +149,7 @@ class MqttPart:
             "bundle": {"id": bundle.id, "name": bundle.manifest.name},
             "waiting": self._context.intake.waiting,
             "unsent": self._unsent(),
+            "audit": self._context.health.facts().get("audit"),
             "problems": self._context.health.problems(),
         }
 

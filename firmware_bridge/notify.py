@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 
 def notify(state: str) -> None:
@@ -19,3 +20,16 @@ def notify(state: str) -> None:
             sock.sendall(state.encode())
         except OSError:
             return  # the manager is gone; that is not the agent's to report
+
+
+def reloading() -> str:
+    """What announces a reload. systemd.service(5), Type=notify-reload: the time tells which reload is answered."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
+
+
+def watchdog_s() -> float | None:
+    """How often the manager wants to hear of us at least (sd_watchdog_enabled(3)); None: it does not."""
+    text = os.environ.get("WATCHDOG_USEC", "")
+    if not text.isdigit() or not int(text) or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(text) / 1e6

@@ -95,6 +95,7 @@ class Pipeline:
         """Body of the reader thread."""
         try:
             while not self._recorder.stopping.is_set():
+                self._recorder.progress.beat()
                 self._read_batch(self._intake.batch(_BATCH_FILES, timeout_s=_IDLE_S))
         except Stopped:
             return
@@ -115,6 +116,7 @@ class Pipeline:
         self._take(files)
 
     def _open(self, candidate: Candidate) -> Contents | None:
+        self._recorder.progress.beat()
         try:
             return read_file(candidate.path, max_bytes=DEFAULT_LIMITS.max_bytes)
         except NotFinished:
@@ -148,6 +150,7 @@ class Pipeline:
             return
         self._decode(candidate, contents, row)
         while not self._intake.wait_done(candidate.path, timeout_s=_IDLE_S):
+            self._recorder.progress.beat()
             if self._recorder.stopping.is_set() or self._recorder.broken.is_set():
                 return
 
@@ -218,7 +221,7 @@ class Pipeline:
     def infer(self) -> None:
         """Body of the inference thread."""
         try:
-            while (item := self._images.get()) is not None:
+            while (item := self._next_image()) is not None:
                 row, decoded, decode_ms = item
                 score = self._scorer.score_decoded(decoded, decode_ms=decode_ms)
                 self.tally.scored += 1
@@ -226,6 +229,12 @@ class Pipeline:
                 self._recorder.put(self._outcome(row, score))
         finally:
             self._recorder.put(None)
+
+    def _next_image(self) -> tuple[Taken, Decoded, float] | None:
+        self._recorder.progress.rest()
+        item = self._images.get()
+        self._recorder.progress.beat()
+        return item
 
     def _outcome(self, row: Taken, score: Score) -> Outcome:
         decoded = score.decoded

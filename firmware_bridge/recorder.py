@@ -37,6 +37,7 @@ class Recorder:
         on_done: called with each path that is accounted for.
         spool: its files are removed when they are accounted for; nothing is written beside them.
         patient: wait for a full disk to mend (a service), instead of raising (a single run).
+        audit: called when results are durable; they are reported when it returns.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Recorder:
         on_done: Callable[[Path], None],
         spool: Spool,
         patient: bool,
+        audit: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._health = health
@@ -55,6 +57,8 @@ class Recorder:
         self._on_done = on_done
         self._spool = spool
         self._patient = patient
+        self._audit = audit
+        self.progress = health.progress
         self._outcomes: queue.Queue[Outcome | None] = queue.Queue(_QUEUED_OUTCOMES)
         self.stopping = threading.Event()
         self.broken = threading.Event()
@@ -70,6 +74,7 @@ class Recorder:
             Stopped: a thread behind the queue broke, so that it will never empty.
         """
         while True:
+            self.progress.beat()
             try:
                 target.put(item, timeout=_IDLE_S)
                 return
@@ -81,10 +86,12 @@ class Recorder:
         """Body of the thread."""
         written: list[int] = []
         try:
+            self.insist(self._audit)
             self.insist(self._write_missing)
             retry_s = time.monotonic()
             ended = False
             while not ended:
+                self.progress.beat()
                 outcomes, ended = _drain(self._outcomes, timeout_s=_IDLE_S)
                 if outcomes or written:
                     written = self._settle(outcomes, written)
@@ -107,6 +114,7 @@ class Recorder:
             Stopped: asked to stop meanwhile.
         """
         while True:
+            self.progress.beat()
             try:
                 value = action()
             except ResourceError as error:
@@ -122,6 +130,8 @@ class Recorder:
     def _settle(self, outcomes: list[Outcome], written: list[int]) -> list[int]:
         """Results durable, then their JSON files, then the news; the next commit notes the files as written."""
         records = self.insist(lambda: self._journal.settle(outcomes, written=written))
+        if outcomes:
+            self.insist(self._audit)
         rows = [(outcome.seq, outcome.path, record) for outcome, record in zip(outcomes, records, strict=True)]
         done = self._write(rows)
         if outcomes:

@@ -28,6 +28,10 @@ from firmware_bridge.errors import ConfigError
 
 # name -> where its dataclass is; the module is imported when the section is asked for or stands in the file.
 SECTIONS = {
+    "audit": "firmware_bridge.audit:AuditSettings",
+    "log": "firmware_bridge.logs:LogSettings",
+    "service": "firmware_bridge.service:ServiceSettings",
+    "page": "firmware_bridge.page.settings:PageSettings",
     "agent": "firmware_bridge.agent_settings:AgentSettings",
     "intake": "firmware_bridge.intake:IntakeSettings",
     "mqtt": "firmware_bridge.mqtt_settings:MqttSettings",

@@ -190,6 +190,7 @@ def test_what_a_power_cut_tears_is_mended_and_told(logged: Device, cut: int) -> 
     """The journal's note is older than the log's end: what is torn was never reported."""
     device = logged
     log = device.open()
+    log.follow()
     before = log.head
     device.results(3, month="2026-12")
     log.follow()
@@ -314,8 +315,12 @@ def test_a_full_disk_stops_the_log_whole(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_written_says_what_stops(device: Device) -> None:
     (device.state / "audit").touch()
+    log = device.open()
+    device.results(1)
     with pytest.raises(ResourceError, match="nothing is reported without its line"):
-        device.open()
+        log.follow()
+    (device.state / "audit").unlink()
+    assert log.follow() == 1
 
 
 def test_nothing_that_is_no_log_is_called_whole(device: Device) -> None:

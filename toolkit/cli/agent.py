@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +12,7 @@ import click
 
 from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.intake import IntakeSettings
+from firmware_bridge.logs import LogSettings, set_up
 from firmware_bridge.mqtt_settings import MqttSettings
 from firmware_bridge.requests_settings import RequestsSettings
 from firmware_bridge.result import NOTICE
@@ -89,13 +88,14 @@ def command(ctx: click.Context, /, *, config: Path | None, once: bool, quiet: bo
     for parameter, value in given.items():
         section, _, key = parameter.partition("__")
         arguments.setdefault(section, {})[key] = value
+    if quiet:
+        arguments["log"] = {"level": "warning"}
     ctx.obj = load_settings(config, arguments=arguments)
     if ctx.invoked_subcommand is not None:
         return
     from firmware_bridge.agent import run_agent
 
-    level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
+    set_up(ctx.obj.section(LogSettings))
     summary = run_agent(ctx.obj, once=once)
     tally = summary.tally
     click.echo(

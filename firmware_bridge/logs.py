@@ -1,0 +1,94 @@
+"""The log: lines for a person, for journald, or JSON. One event is one line, whatever its text holds.
+
+For journald a line begins with its priority, sd-daemon(3), has no time of its own, and the rest is key=value:
+
+    <4>part=mqtt-part logger=mqtt msg="broker localhost:1883: connected"
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import ClassVar
+
+from firmware_bridge.result import iso_utc
+from firmware_bridge.settings import setting
+
+_LEVELS = ("debug", "info", "warning", "error")
+# syslog(3): the kernel of a device knows no more of them than these.
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """See each key's help."""
+
+    SECTION: ClassVar[str] = "log"
+    level: str = setting("info", "What is worth a line at least.", choices=_LEVELS)
+    format: str = setting(
+        "auto", "auto: journal where journald listens, else text.", choices=("auto", "text", "journal", "json")
+    )
+
+
+def set_up(settings: LogSettings) -> None:
+    """Log to stderr as told; called again, the new settings hold from then on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_FORMATTERS[_chosen(settings.format)]())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        if isinstance(old.formatter, (_Text, _Journal, _Json)):
+            root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(settings.level.upper())
+
+
+def _chosen(form: str) -> str:
+    if form != "auto":
+        return form
+    # systemd.exec(5): set when stdout or stderr go to the journal; whose of the two it is, the numbers tell.
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return "text"
+    return "journal" if (device, inode) == (str(status.st_dev), str(status.st_ino)) else "text"
+
+
+class _Text(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+
+class _Journal(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        pairs = " ".join(f"{key}={_quoted(value)}" for key, value in _facts(self, record).items())
+        return f"<{priority}>{pairs}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = iso_utc(datetime.fromtimestamp(record.created, timezone.utc), timespec="milliseconds")
+        head = {"time": moment, "level": record.levelname.lower()}
+        return json.dumps({**head, **_facts(self, record)}, ensure_ascii=False)
+
+
+_FORMATTERS = {"text": _Text, "journal": _Journal, "json": _Json}
+
+
+def _facts(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str]:
+    facts = {"thread": record.threadName or "", "logger": record.name.rpartition(".")[2], "msg": record.getMessage()}
+    if record.exc_info:
+        facts["trace"] = formatter.formatException(record.exc_info)
+    return facts
+
+
+def _quoted(value: str) -> str:
+    if value and value.isascii() and all(letter.isalnum() or letter in "._-:/" for letter in value):
+        return value
+    # JSON's escapes keep a line feed in a text from beginning a line of its own.
+    return json.dumps(value, ensure_ascii=False)
