@@ -30,6 +30,7 @@ from firmware_bridge.recorder import Recorder
 from firmware_bridge.result import ModelRef
 from firmware_bridge.settings import Settings
 from firmware_bridge.spool import Spool
+from firmware_bridge.trust import TrustedKey, read_trusted_keys
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.1
@@ -91,14 +92,14 @@ class Agent:
 
         Raises:
             ConfigError: no such folder, a wrong setting, or another agent holds the state folder.
-            BundleError: see `open_bundle`.
+            BundleError: see `open_bundle`; SignatureError where trusted keys are configured.
             ResourceError: the journal cannot be opened; with `once` also when the disk fills.
             BrokerError: with `once`: results are left unsent (they are in the journal).
         """
         watch = self._watched_folder()
         self._check_device_name()
         state = self._options.state or default_state(watch)
-        with open_bundle(_required(self._options.bundle, "bundle")) as bundle:
+        with open_bundle(_required(self._options.bundle, "bundle"), trusted=self._trusted_keys()) as bundle:
             journal = Journal(state)
             audit = AuditLog(state, journal.path, problem=lambda text: self._health.report("audit", text))
             try:
@@ -121,6 +122,12 @@ class Agent:
                 do="make the folder, or mend --watch",
             )
         return watch
+
+    def _trusted_keys(self) -> tuple[TrustedKey, ...] | None:
+        if self._options.trusted_keys is None:
+            _LOG.warning("no trusted keys are configured: whoever can write the bundle decides what runs here")
+            return None
+        return read_trusted_keys(self._options.trusted_keys)
 
     def _check_device_name(self) -> None:
         # The name is one level of a topic; MQTT 5.0, 4.7.1: these characters would make it more.
@@ -188,8 +195,9 @@ class Agent:
     def _pipeline(
         self, bundle: Bundle, key: bytes, journal: Journal, intake: Intake, recorder: Recorder, *, grace_s: float
     ) -> Pipeline:
-        entry = bundle.manifest.model()
-        scorer = bundle.scorer(threads=self._options.threads)
+        precision = self._options.precision or None
+        entry = bundle.manifest.model(precision)
+        scorer = bundle.scorer(precision, threads=self._options.threads)
         model = ModelRef(entry.file, entry.precision, scorer.interpreter.runtime, scorer.interpreter.delegate)
         _LOG.info("model %s: %s, %s", model.file, model.runtime, model.delegate)
         labels = Labels(

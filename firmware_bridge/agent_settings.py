@@ -23,6 +23,14 @@ class AgentSettings:
     )
     device: str = setting("", "Name in topics. Default: from the device key.", environment="CXR_EDGE_DEVICE")
     threads: int = setting(1, "Of the interpreter.", least=1, most=64)
+    precision: str = setting(
+        "", 'The model file: "int8" or "fp16". Default: the bundle\'s first.', choices=("", "int8", "fp16")
+    )
+    trusted_keys: Path | None = setting(
+        None,
+        "File of trusted keys, one of which must have signed the bundle. Default: nobody asks.",
+        environment="CXR_EDGE_TRUSTED_KEYS",
+    )
     names: bool = setting(False, "File names in records and log. They can hold patients' names.")
     flush_s: float = setting(
         30.0, "With --once: seconds to wait at the end for the broker to take what is unsent.", least=0

@@ -72,6 +72,8 @@ def option(name: str, section: type[Any], key: str) -> Callable[[Command], Comma
 @option("--settle", IntakeSettings, "settle_s")
 @option("--grace", IntakeSettings, "grace_s")
 @option("--threads", AgentSettings, "threads")
+@option("--precision", AgentSettings, "precision")
+@option("--trusted-keys", AgentSettings, "trusted_keys")
 @option("--names", AgentSettings, "names")
 @option("--flush", AgentSettings, "flush_s")
 @click.option("--quiet", is_flag=True, help="Log warnings only.")

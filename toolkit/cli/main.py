@@ -23,6 +23,7 @@ COMMANDS = {
     "agent": ("toolkit.cli.agent", "Score every X-ray that arrives in a folder; report it once."),
     "results": ("toolkit.cli.results", "Write an agent's results as CSV or JSON lines."),
     "audit": ("toolkit.cli.audit", "Look whether the log of all outcomes is whole."),
+    "deploy": ("toolkit.cli.deploy", "Bring a bundle and the agent onto devices, proven there, or change nothing."),
     "benchmark": ("toolkit.cli.benchmark", "Time decode, preprocessing, inference and explanation."),
     "doctor": ("toolkit.cli.doctor", "Look for what would go wrong here, and how to mend it."),
 }

@@ -1,0 +1,202 @@
+"""The switch: one link, then a watch, then either it stays or everything is as it was. Goes on after a power cut.
+
+It runs in a systemd unit of its own, so that a lost connection or a killed deployer has no part in it. As long as the
+link `activating` is there it is not settled; the unit starts with the machine where it finds that link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from firmware_bridge.deploy.health import watch_release
+from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, Layout
+from firmware_bridge.deploy.release import (
+    ORDER,
+    OUTCOME,
+    Description,
+    read_json,
+    read_release,
+    remember,
+    switch,
+    tidy,
+    write_json,
+)
+from firmware_bridge.deploy.systemd import state_of, systemctl
+from firmware_bridge.errors import CxrEdgeError, DeployError
+
+RUNNING, ROLLED_BACK = "running", "rolled back"
+_FOLLOW_TICK_S = 0.05
+_LOCK_LIMIT_S = 600.0
+_START_LIMIT_S = 150.0
+
+
+@contextlib.contextmanager
+def locked(layout: Layout, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Keep everybody else from changing the device until the block ends; a kill frees it as well.
+
+    Raises:
+        DeployError: somebody else holds it.
+    """
+    layout.lock.parent.mkdir(parents=True, exist_ok=True)
+    deadline_s = time.monotonic() + wait_s
+    with layout.lock.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline_s:
+                    raise DeployError(
+                        "somebody else is changing this device",
+                        expected="one deployment at a time",
+                        came="the lock is held",
+                        do="wait until that one is done; `cxr-edge status` shows what runs",
+                    ) from error
+                time.sleep(_FOLLOW_TICK_S)
+        yield
+
+
+def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str) -> None:
+    """Ask for a switch: durable from here on. The unit does it, whatever becomes of us.
+
+    Raises:
+        DeployError: systemd does not start it.
+        OSError: the disk is full or cannot be written.
+    """
+    folder = layout.release(id)
+    (folder / OUTCOME).unlink(missing_ok=True)
+    write_json(
+        folder / ORDER,
+        {"previous": layout.linked_id(layout.current), "watch_s": watch_s, "keep": keep, "reason": reason, "said": []},
+    )
+    switch(layout, layout.activating, id)
+    systemctl("daemon-reload")
+    systemctl("enable", "--quiet", ACTIVATION)
+    systemctl("start", "--no-block", ACTIVATION)
+
+
+def resume(layout: Layout) -> None:
+    """Start the unit where a switch is not settled and nobody is at it.
+
+    Raises:
+        DeployError: systemd does not start it.
+    """
+    if layout.linked_id(layout.activating) and state_of(ACTIVATION).active not in ("active", "activating"):
+        systemctl("reset-failed", ACTIVATION, check=False)
+        systemctl("start", "--no-block", ACTIVATION)
+
+
+def follow(layout: Layout, id: str, *, limit_s: float) -> Iterator[str]:
+    """What the unit says, line by line, until the switch is settled.
+
+    Raises:
+        DeployError: it is not settled within `limit_s`, or the unit ended without settling it.
+    """
+    folder, told = layout.release(id), 0
+    deadline_s = time.monotonic() + limit_s
+    while True:
+        settled = bool(read_json(folder / OUTCOME)) and layout.linked_id(layout.activating) != id
+        said = read_json(folder / ORDER).get("said", [])
+        yield from said[told:]
+        told = max(told, len(said))
+        if settled:
+            return
+        if time.monotonic() > deadline_s or state_of(ACTIVATION).active == "failed":
+            raise DeployError(
+                "the switch is not settled",
+                expected=f"an end within {limit_s:.0f} s",
+                came=f"{ACTIVATION} is {state_of(ACTIVATION).active}",
+                do=f"look at `journalctl -u {ACTIVATION}` on the device, then deploy again",
+            )
+        time.sleep(_FOLLOW_TICK_S)
+
+
+def outcome(layout: Layout, id: str) -> dict[str, Any]:
+    """How the last switch to a release ended: its "state" and, where it was rolled back, the "error"."""
+    return read_json(layout.release(id) / OUTCOME)
+
+
+def activate(layout: Layout) -> None:
+    """Body of the unit: do or finish the switch that was ordered. Nothing where none is.
+
+    Raises:
+        DeployError: somebody else holds the lock for too long; systemd does not answer.
+        OSError: the disk is full or cannot be written.
+    """
+    with locked(layout, wait_s=_LOCK_LIMIT_S):
+        id = layout.linked_id(layout.activating)
+        if id is None:
+            layout.activating.unlink(missing_ok=True)
+            return
+        asked = read_json(layout.release(id) / ORDER)
+        previous = asked.get("previous")
+        try:
+            description = read_release(layout, id)
+            _start(layout, id)
+            watch_release(layout, description, watch_s=float(asked["watch_s"]), say=lambda text: _say(layout, id, text))
+        except Exception as error:  # whatever it is: the device must not be left with what did not prove itself
+            _roll_back(layout, id, previous, error)
+            return
+        _settle(layout, description, asked)
+
+
+def _start(layout: Layout, id: str) -> None:
+    if layout.linked_id(layout.current) != id:
+        switch(layout, layout.current, id)
+    _say(layout, id, "switched")
+    systemctl("daemon-reload")
+    systemctl("enable", "--quiet", SERVICE)
+    systemctl("reset-failed", SERVICE, check=False)
+    systemctl("restart", SERVICE, limit_s=_START_LIMIT_S)
+
+
+def _settle(layout: Layout, description: Description, asked: dict[str, Any]) -> None:
+    remember(layout, description)
+    write_json(layout.release(description.id) / OUTCOME, {"state": RUNNING, "previous": asked.get("previous")})
+    switch(layout, layout.activating, None)
+    tidy(layout, keep=int(asked.get("keep", 3)))
+
+
+def _roll_back(layout: Layout, id: str, previous: str | None, error: Exception) -> None:
+    """Back to what ran before. Where nothing ran: nothing runs."""
+    _say(layout, id, "rolling back")
+    if previous == id:  # the same release, started again: there is nothing to go back to, and it may yet come up
+        now = "it is the release that ran before; systemd goes on trying"
+    elif previous and layout.release(previous).is_dir():
+        switch(layout, layout.current, previous)
+        systemctl("daemon-reload")
+        systemctl("reset-failed", SERVICE, check=False)
+        systemctl("restart", SERVICE, check=False, limit_s=_START_LIMIT_S)
+        now = f"release {previous} runs again" if state_of(SERVICE).active == "active" else "the old release is down"
+    else:
+        systemctl("disable", "--now", "--quiet", SERVICE, check=False)
+        switch(layout, layout.current, None)
+        # `disable` takes the link of a linked unit away; the next deployment puts it back.
+        systemctl("daemon-reload")
+        now = "nothing runs, as before"
+    write_json(
+        layout.release(id) / OUTCOME,
+        {"state": ROLLED_BACK, "previous": previous, "now": now, "error": _told(error)},
+    )
+    switch(layout, layout.activating, None)
+
+
+def _told(error: Exception) -> dict[str, str]:
+    if isinstance(error, CxrEdgeError):
+        return {"what": error.what, "expected": error.expected, "came": error.came, "do": error.do}
+    return {
+        "what": "the switch failed",
+        "expected": "the new release to start",
+        "came": f"{type(error).__name__}: {error}"[:500],
+        "do": "mend that, then deploy again",
+    }
+
+
+def _say(layout: Layout, id: str, text: str) -> None:
+    path = layout.release(id) / ORDER
+    content = read_json(path)
+    write_json(path, {**content, "said": [*content.get("said", []), text]})

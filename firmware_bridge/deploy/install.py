@@ -1,0 +1,224 @@
+"""What a release needs around it: the service's user, folders, keys, secrets, links for systemd. All idempotent."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, USER, Layout, is_id
+from firmware_bridge.deploy.release import (
+    BUNDLE_FILE,
+    CHOSEN,
+    PROOF,
+    TRUSTED_KEYS,
+    Description,
+    environment_of,
+    write_json,
+)
+from firmware_bridge.errors import BundleError, DeployError
+from firmware_bridge.files import write_atomically
+
+PYTHON = "/usr/bin/python3"  # the distribution's, for which the packages were chosen
+_PROOF_LIMIT_S = 600.0
+_COMPILE_LIMIT_S = 900.0
+_ACTIVATION_UNIT = """\
+[Unit]
+Description=Settle a switch to another cxr-edge release: watch it, or go back
+Documentation=file:///opt/cxr-edge/activating/release.json
+# Started by a deployment; started by itself where the machine went down in the middle of one.
+ConditionPathExists=/opt/cxr-edge/activating
+
+[Service]
+Type=oneshot
+Environment=PYTHONPATH=/opt/cxr-edge/activating/app PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
+ExecStart=/usr/bin/python3 -m firmware_bridge.deploy activate
+TimeoutStartSec=600
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def install(layout: Layout, *, secrets: Mapping[str, str], watch: str) -> list[str]:
+    """Make what is missing and change what differs; what was done, in words. Nothing done: an empty list.
+
+    Args:
+        layout: the device.
+        secrets: name -> text; those of other names stay.
+        watch: the watched folder.
+
+    Raises:
+        DeployError: the user cannot be made.
+        OSError: the disk is full or cannot be written.
+    """
+    done = [*_user()]
+    account = pwd.getpwnam(USER)
+    for folder, mode in ((layout.base, 0o755), (layout.layers, 0o755), (layout.releases, 0o755), (layout.etc, 0o755)):
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+        folder.chmod(mode)
+    layout.secrets.mkdir(exist_ok=True, mode=0o700)
+    for name, text in secrets.items():
+        if "/" in name or name.startswith("."):
+            raise DeployError("a secret's name leads elsewhere", expected="a plain name", came=name, do="rename it")
+        done += _file(layout.secrets / name, text, 0o600, f"secret {name}")
+    done += _watched(layout, watch, account)
+    done += _file(layout.units / ACTIVATION, _ACTIVATION_UNIT, 0o644, f"unit {ACTIVATION}")
+    done += _link(layout.units / SERVICE, f"/opt/cxr-edge/current/{SERVICE}", f"unit {SERVICE}")
+    if not layout.command.exists() or layout.command.is_symlink():
+        done += _link(layout.command, "/opt/cxr-edge/current/cxr-edge", "command cxr-edge")
+    return done
+
+
+def _user() -> list[str]:
+    try:
+        pwd.getpwnam(USER)
+        return []
+    except KeyError:
+        pass
+    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/var/lib/cxr-edge"]
+    made = subprocess.run(
+        [*command, "--shell", "/usr/sbin/nologin", USER],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+    )
+    if made.returncode:
+        raise DeployError(
+            f"the user {USER} cannot be made",
+            expected="useradd to make it",
+            came=made.stderr.strip() or f"exit code {made.returncode}",
+            do=f"make a system user {USER} with a group of its own by hand, then deploy again",
+        )
+    return [f"user {USER}"]
+
+
+def _watched(layout: Layout, watch: str, account: pwd.struct_passwd) -> list[str]:
+    folder = layout.root / watch.lstrip("/")
+    if folder.is_dir():
+        return []
+    folder.mkdir(parents=True, mode=0o2775)
+    os.chown(folder, account.pw_uid, account.pw_gid)
+    # Its group may put X-rays in (sftp, Samba), and what they put in is the group's: the agent writes beside it.
+    folder.chmod(0o2775)
+    return [f"folder {watch}"]
+
+
+def _file(path: Path, text: str, mode: int, what: str) -> list[str]:
+    try:
+        same = path.read_text(encoding="utf-8") == text and (path.stat().st_mode & 0o777) == mode
+    except OSError:
+        same = False
+    if same:
+        return []
+    write_atomically(path, text.encode(), mode=mode)
+    path.chmod(mode)
+    return [what]
+
+
+def _link(path: Path, target: str, what: str) -> list[str]:
+    if path.is_symlink() and str(path.readlink()) == target:
+        return []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.link")
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    part.replace(path)
+    return [what]
+
+
+def compile_layer(folder: Path, whole: Path) -> None:
+    """Compile a layer's Python once, here: the service's user cannot write, and would compile at every start.
+
+    Unchecked: a layer never changes, and its files' times mean nothing.
+    """
+    command = [PYTHON, "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+    # A package's test data may hold Python that does not compile: the exit code says nothing.
+    subprocess.run(
+        [*command, "-s", str(folder), "-p", str(whole), str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=_COMPILE_LIMIT_S,
+        check=False,
+    )
+
+
+def is_installed(layout: Layout) -> bool:
+    """Whether all of that is there, but for secrets and the watched folder."""
+    try:
+        pwd.getpwnam(USER)
+        unit = (layout.units / ACTIVATION).read_text(encoding="utf-8")
+        return unit == _ACTIVATION_UNIT and (layout.units / SERVICE).is_symlink() and layout.secrets.is_dir()
+    except (KeyError, OSError, ValueError):
+        return False
+
+
+def prove(layout: Layout, description: Description, *, trusted_keys: Path | None = None) -> dict[str, object]:
+    """Let a release prove itself, and record what it chose. Nothing that runs is touched.
+
+    Args:
+        layout: the device.
+        description: the release.
+        trusted_keys: whose signature counts; None: the release's own file.
+
+    Raises:
+        BundleError: unsigned, not its own results here, no golden X-rays.
+        DeployError: it gives no answer at all.
+    """
+    assert is_id(description.id)
+    folder = layout.release(description.id)
+    command = [
+        PYTHON,
+        "-m",
+        "firmware_bridge.deploy.proof",
+        str(folder / BUNDLE_FILE),
+        str(trusted_keys or folder / TRUSTED_KEYS),
+    ]
+    account = pwd.getpwnam(USER)
+    as_user: dict[str, object] = {}
+    if os.geteuid() == 0:
+        as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    try:
+        done = subprocess.run(
+            [*command, *map(str, description.threads)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROOF_LIMIT_S,
+            check=False,
+            cwd=folder,
+            env=environment_of(folder),
+            **as_user,  # type: ignore[call-overload]
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _unproven(f"no answer within {_PROOF_LIMIT_S:.0f} s") from error
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise _unproven(_signal_name(done.returncode) or last[0]) from error
+    if "error" in answer:
+        raise BundleError(**answer["error"])
+    chosen = answer["chosen"]
+    lines = [f"CXR_EDGE_AGENT_PRECISION={chosen['precision']}", f"CXR_EDGE_AGENT_THREADS={chosen['threads']}"]
+    write_atomically(folder / CHOSEN, ("\n".join(lines) + "\n").encode(), mode=0o644)
+    write_json(folder / PROOF, answer)
+    return dict(answer)
+
+
+def _signal_name(code: int) -> str:
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else ""
+
+
+def _unproven(came: str) -> DeployError:
+    return DeployError(
+        "the new release does not run on this device",
+        expected="the golden X-rays to be scored by it",
+        came=came[:300],
+        do="check with `cxr-edge deploy --dry-run` that the target fits the device; what ran before still runs",
+    )

@@ -1,0 +1,290 @@
+"""Layers: folders of files that never change, named by the hash of their listing. What a release shares with others.
+
+A layer grows in `.HASH.part`, where a later run finds what an interrupted one left; it gets its name only when every
+byte of it has been read back from the disk and is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from firmware_bridge.deploy.layout import Layout, is_id
+from firmware_bridge.errors import DeployError
+from firmware_bridge.files import sync_folder, write_atomically
+
+_CHUNK_BYTES = 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# What Python writes into a layer by itself: not ours to verify, never uploaded.
+_CACHE = "__pycache__"
+_MAX_FILES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a layer: hash, size, and whether it may be executed."""
+
+    sha256: str
+    size_bytes: int
+    executable: bool = False
+
+
+Listing = Mapping[str, Entry]
+
+
+def dump_listing(listing: Listing) -> bytes:
+    """The bytes whose hash names the layer."""
+    content = {name: [one.sha256, one.size_bytes, one.executable] for name, one in listing.items()}
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, indent=0).encode()
+
+
+def parse_listing(raw: bytes) -> dict[str, Entry]:
+    """Read a listing.
+
+    Raises:
+        DeployError: it is no listing, or a name in it leads out of the layer.
+    """
+    try:
+        content = json.loads(raw.decode("utf-8"))
+        listing = {name: Entry(str(one[0]), int(one[1]), bool(one[2])) for name, one in content.items()}
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
+        raise _wrong("a JSON object of files", str(error)) from error
+    if len(listing) > _MAX_FILES:
+        raise _wrong(f"at most {_MAX_FILES} files", str(len(listing)))
+    for name, one in listing.items():
+        parts = name.split("/")
+        if name.startswith("/") or "\0" in name or any(part in ("", ".", "..", _CACHE) for part in parts):
+            raise _wrong("relative names without '..'", repr(name)[:80])
+        if not _SHA256.fullmatch(one.sha256) or one.size_bytes < 0:
+            raise _wrong("64 hex digits and a size of 0 or more", f"{one.sha256[:80]!r}, {one.size_bytes}")
+    return listing
+
+
+def layer_hash(listing: Listing) -> str:
+    """The layer's name."""
+    return hashlib.sha256(dump_listing(listing)).hexdigest()
+
+
+def list_folder(folder: Path) -> dict[str, Entry]:
+    """The listing of what lies in `folder`; Python's caches are left out.
+
+    Raises:
+        DeployError: there is something else than plain files and folders in it.
+    """
+    listing = {}
+    for path in _walk(folder):
+        if path.is_symlink() or not path.is_file():
+            raise _wrong("plain files", f"{path}, which is a link or a device")
+        entry = Entry(hash_file(path), path.stat().st_size, bool(path.stat().st_mode & 0o100))
+        listing[path.relative_to(folder).as_posix()] = entry
+    return dict(sorted(listing.items()))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for base, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != _CACHE)
+        yield from (Path(base, name) for name in sorted(files))
+        yield from (link for name in folders if (link := Path(base, name)).is_symlink())
+
+
+def state_of_layer(layout: Layout, hash: str) -> str:
+    """ "intact", "damaged" or "absent": every byte is read."""
+    folder, listed = layout.layer(hash), layout.layers / f"{hash}.json"
+    if not folder.is_dir() or not listed.is_file():
+        return "absent"
+    raw = listed.read_bytes()
+    if hashlib.sha256(raw).hexdigest() != hash:
+        return "damaged"
+    return "damaged" if _wrong_files(folder, parse_listing(raw)) else "intact"
+
+
+def known_content(layout: Layout) -> dict[str, Path]:
+    """SHA-256 to a file that should have it, over all layers that are there, finished or not."""
+    found: dict[str, Path] = {}
+    for listed in layout.layers.glob("*.json"):
+        for folder in (layout.layers / listed.stem, _part(layout, listed.stem)):
+            if folder.is_dir():
+                entries = parse_listing(listed.read_bytes())
+                found.update((one.sha256, folder / name) for name, one in entries.items())
+    return found
+
+
+def prepare(layout: Layout, raw: bytes) -> list[str]:
+    """Make room for a layer and put into it what the device has already, by hard links to files that are right.
+
+    Args:
+        layout: the device.
+        raw: the layer's listing.
+
+    Returns:
+        The files that have to be sent.
+
+    Raises:
+        DeployError: a listing that is none.
+    """
+    listing, hash = parse_listing(raw), hashlib.sha256(raw).hexdigest()
+    there = known_content(layout)
+    folder = _workplace(layout, hash)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    write_atomically(layout.layers / f"{hash}.json", raw, mode=0o644)
+    missing = []
+    for name in _wrong_files(folder, listing):
+        source = there.get(listing[name].sha256)
+        if source is None or not _link(source, folder / name, listing[name]):
+            missing.append(name)
+    return missing
+
+
+def _link(source: Path, target: Path, entry: Entry) -> bool:
+    """Link a file that is as it should be; False where it is not."""
+    if source == target or not _is_right(source, entry):
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.link")
+    part.unlink(missing_ok=True)
+    os.link(source, part)
+    part.replace(target)
+    return True
+
+
+def receive(
+    layout: Layout, hash: str, stream: IO[bytes], *, progress: Callable[[int], None] = lambda _bytes: None
+) -> None:
+    """Take files out of a tar stream. Each must stand in the listing, and is hashed while it is written.
+
+    Raises:
+        DeployError: a file that is not listed, or other bytes than listed: something went wrong on the way.
+        OSError: the disk is full or cannot be written.
+    """
+    listing = parse_listing((layout.layers / f"{hash}.json").read_bytes())
+    folder = _workplace(layout, hash)
+    done_bytes = 0
+    try:
+        with tarfile.open(fileobj=stream, mode="r|gz") as archive:
+            for member in archive:
+                entry = listing.get(member.name)
+                fits = entry is not None and member.isreg() and member.size == entry.size_bytes
+                content = archive.extractfile(member) if fits else None
+                if content is None or entry is None:
+                    raise _wrong("files of the layer and nothing else", repr(member.name)[:80])
+                _write(folder / member.name, content, entry)
+                done_bytes += entry.size_bytes
+                progress(done_bytes)
+    except (tarfile.TarError, EOFError) as error:
+        raise _corrupted("a whole archive", str(error)) from error
+
+
+def _write(path: Path, content: Any, entry: Entry) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    digest = hashlib.sha256()
+    with part.open("xb") as file:
+        while chunk := content.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            file.write(chunk)
+    if digest.hexdigest() != entry.sha256:
+        part.unlink()
+        raise _corrupted(f"{path.name} with SHA-256 {entry.sha256}", digest.hexdigest())
+    part.chmod(0o755 if entry.executable else 0o644)
+    part.replace(path)
+
+
+def commit(layout: Layout, hash: str, *, finish: Callable[[Path, Path], None] = lambda _part, _whole: None) -> None:
+    """Give a layer its name, once every byte of it is on the disk and right. Does nothing where it has it already.
+
+    Args:
+        layout: the device.
+        hash: the layer.
+        finish: called before, with the folder as it is and as it will be called.
+
+    Raises:
+        DeployError: a file is missing or wrong.
+        OSError: see `receive`.
+    """
+    listing = parse_listing((layout.layers / f"{hash}.json").read_bytes())
+    folder, whole = _workplace(layout, hash), layout.layer(hash)
+    os.sync()  # thousands of files: one sync for all of them
+    wrong = _wrong_files(folder, listing)
+    if wrong:
+        raise _corrupted(f"all {len(listing)} files of the layer", f"{len(wrong)} missing or wrong ({wrong[0]}, ...)")
+    for path in list(_walk(folder)):
+        if path.relative_to(folder).as_posix() not in listing:
+            path.unlink()  # half a file of an interrupted run
+    finish(folder, whole)
+    if folder != whole:
+        os.sync()
+        folder.rename(whole)
+        sync_folder(layout.layers)
+
+
+def remove_layers(layout: Layout, *, keep: set[str]) -> list[str]:
+    """Remove every layer but those, finished or not."""
+    removed = []
+    for path in layout.layers.glob("*"):
+        hash = path.name.removesuffix(".json").removesuffix(".part").lstrip(".")
+        if hash in keep:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+            removed.append(hash)
+        else:
+            path.unlink()
+    return removed
+
+
+def _wrong_files(folder: Path, listing: Listing) -> list[str]:
+    return [name for name, entry in listing.items() if not _is_right(folder / name, entry)]
+
+
+def _is_right(path: Path, entry: Entry) -> bool:
+    try:
+        status = path.lstat()
+        # 0o170000: the file's kind; a link in the place of a file is never right.
+        regular = (status.st_mode & 0o170000) == 0o100000
+        return regular and status.st_size == entry.size_bytes and hash_file(path) == entry.sha256
+    except OSError:
+        return False
+
+
+def _part(layout: Layout, hash: str) -> Path:
+    return layout.layers / f".{hash}.part"
+
+
+def _workplace(layout: Layout, hash: str) -> Path:
+    """Where files of a layer are put: into itself, where it is there and a file of it is damaged."""
+    if not is_id(hash):
+        raise _wrong("a hash", repr(hash)[:80])
+    return layout.layer(hash) if layout.layer(hash).is_dir() else _part(layout, hash)
+
+
+def _wrong(expected: str, came: str) -> DeployError:
+    return DeployError(
+        "what was sent cannot be used", expected=expected, came=came, do="use the same version of cxr-edge at both ends"
+    )
+
+
+def _corrupted(expected: str, came: str) -> DeployError:
+    return DeployError(
+        "what arrived is not what was sent",
+        expected=expected,
+        came=came,
+        do="deploy again: only what is missing is sent; if it happens again, check the device's disk and the network",
+    )

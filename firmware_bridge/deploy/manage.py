@@ -1,0 +1,156 @@
+"""What is asked of a device between deployments: stock, status, logs, which release to go back to, uninstall."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from firmware_bridge.deploy.health import health_now
+from firmware_bridge.deploy.install import is_installed
+from firmware_bridge.deploy.layers import known_content, state_of_layer
+from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, Layout
+from firmware_bridge.deploy.release import (
+    DESCRIPTION,
+    OUTCOME,
+    PROOF,
+    history,
+    newest,
+    read_json,
+    read_release,
+)
+from firmware_bridge.deploy.systemd import log_lines, state_of, systemctl
+from firmware_bridge.errors import DeployError
+
+
+def stock(layout: Layout, *, wanted: Mapping[str, str], secrets: Sequence[str]) -> dict[str, Any]:
+    """What is there of what a release needs. Reads only.
+
+    Args:
+        layout: the device.
+        wanted: kind -> hash of the release's layers.
+        secrets: names of the secrets that it needs.
+    """
+    states = {hash: state_of_layer(layout, hash) for hash in wanted.values()}
+    complete = all(state == "intact" for state in states.values())
+    current = layout.linked_id(layout.current)
+    state = state_of(SERVICE)
+    names = {str(read_release(layout, id).bundle["name"]) for id in history(layout)}
+    return {
+        "layers": states,
+        "content": [] if complete else sorted(known_content(layout)),
+        "current": current,
+        "activating": layout.linked_id(layout.activating),
+        "releases": sorted(path.parent.name for path in layout.releases.glob(f"*/{DESCRIPTION}")),
+        "proven": sorted(path.parent.name for path in layout.releases.glob(f"*/{PROOF}")),
+        "newest": {name: newest(layout, name) for name in sorted(names)},
+        "installed": is_installed(layout),
+        "secrets": {name: _hash(layout, f"secrets/{name}") for name in secrets},
+        "service": {"active": state.active, "enabled": state.enabled, "restarts": state.restarts},
+    }
+
+
+def _hash(layout: Layout, name: str) -> str:
+    try:
+        return hashlib.sha256((layout.etc / name).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def status(layout: Layout) -> dict[str, Any]:
+    """What runs, how it is, and what could be gone back to.
+
+    Raises:
+        DeployError: systemd does not answer.
+    """
+    current = layout.linked_id(layout.current)
+    each = []
+    for id in history(layout):
+        description = read_release(layout, id)
+        proof = read_json(layout.release(id) / PROOF)
+        each.append(
+            {
+                "id": id,
+                "bundle": dict(description.bundle),
+                "target": description.target,
+                "chosen": proof.get("chosen"),
+                "signed_by": proof.get("signed_by"),
+                "current": id == current,
+            }
+        )
+    health = health_now(layout, read_release(layout, current)) if current else None
+    return {
+        "current": current,
+        "activating": layout.linked_id(layout.activating),
+        "health": health,
+        "releases": each,
+        "failed": _failures(layout),
+        "disk_free_bytes": shutil.disk_usage(layout.base if layout.base.is_dir() else layout.root).free,
+    }
+
+
+def _failures(layout: Layout) -> list[dict[str, Any]]:
+    """Releases that did not prove themselves, and why."""
+    found = []
+    for path in sorted(layout.releases.glob(f"*/{OUTCOME}")):
+        content = read_json(path)
+        if content.get("error"):
+            found.append({"id": path.parent.name, "error": content["error"], "now": content.get("now", "")})
+    return found
+
+
+def logs(*, lines: int, since: str = "") -> list[str]:
+    """The service's log.
+
+    Raises:
+        DeployError: the journal cannot be read.
+    """
+    return log_lines(SERVICE, lines=lines, since=since)
+
+
+def choose_rollback(layout: Layout, to: str | None) -> str:
+    """The release to go back to: `to`, or the one that ran before the current one.
+
+    Raises:
+        DeployError: there is none.
+    """
+    ran, current = history(layout), layout.linked_id(layout.current)
+    others = [id for id in ran if id != current]
+    matching = [id for id in others if id.startswith(to)] if to else others
+    if not matching:
+        raise DeployError(
+            "there is nothing to go back to",
+            expected=f"a release {to}" if to else "a release that ran before the current one",
+            came=", ".join(ran) or "no release",
+            do="`cxr-edge status` lists what is there; or deploy an older bundle with --allow-downgrade",
+        )
+    return matching[-1]
+
+
+def uninstall(layout: Layout, *, results: bool) -> list[str]:
+    """Stop and remove everything; journal, results, keys and the watched folder stay, but for `results`.
+
+    Args:
+        layout: the device.
+        results: the agent's journal and device key go too. X-rays and the JSON beside them never do.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    done = []
+    for unit in (ACTIVATION, SERVICE):
+        if (layout.units / unit).is_symlink() or (layout.units / unit).exists():
+            systemctl("disable", "--now", "--quiet", unit, check=False)
+            (layout.units / unit).unlink(missing_ok=True)
+            done.append(f"unit {unit}")
+    systemctl("daemon-reload")
+    if layout.command.is_symlink():
+        layout.command.unlink()
+        done.append("command cxr-edge")
+    gone = [layout.base, layout.etc, *([layout.agent_state] if results else [])]
+    for folder in gone:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+            done.append(f"/{folder.relative_to(layout.root)}")
+    return done

@@ -1,0 +1,271 @@
+"""A release: which layers, which config, which unit, and the proof that it works on this device."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from firmware_bridge.deploy.layers import remove_layers
+from firmware_bridge.deploy.layout import Layout, is_id
+from firmware_bridge.errors import DeployError
+from firmware_bridge.files import sync_folder, write_atomically
+
+SCHEMA = 1
+PLACE = "@RELEASE@"
+APP, SITE, BUNDLE = "app", "site", "bundle"
+BUNDLE_FILE = "bundle/bundle.cxr"
+# In the release, not beside it: keys change with the same switch as what they vouch for, so that a deployment which
+# changes keys and is cut off cannot leave the old release without the key that its own bundle needs.
+TRUSTED_KEYS = "trusted-keys.toml"
+DESCRIPTION, PROOF, OUTCOME, ORDER, CHOSEN = (
+    "release.json",
+    "proof.json",
+    "outcome.json",
+    "activation.json",
+    "chosen.env",
+)
+_LAUNCHER = f"""#!/bin/sh
+# cxr-edge of this release, with its own packages and nobody else's.
+export PYTHONPATH={PLACE}/app:{PLACE}/site PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
+exec /usr/bin/python3 -m toolkit.cli.main "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a release consists of; the workstation makes it, its hash is the release's id. No times: equal is equal.
+
+    Attributes:
+        layers: "app", "site", "bundle" -> hash.
+        bundle: its "name", "id" and "created".
+        target: the name of the target that the packages were chosen for.
+        config: the agent's TOML; `PLACE` stands for the release's folder.
+        unit: the systemd unit; likewise.
+        trusted_keys: the text of the file: whose bundles this release trusts, itself among them.
+        watch: the watched folder.
+        broker: "host:port" that must be reachable; empty: none.
+        threads: numbers of threads to try; the fastest is kept.
+    """
+
+    layers: Mapping[str, str]
+    bundle: Mapping[str, str]
+    target: str
+    config: str
+    unit: str
+    trusted_keys: str
+    watch: str
+    broker: str = ""
+    threads: tuple[int, ...] = (1,)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `release.json`."""
+        return {
+            "schema": SCHEMA,
+            "layers": dict(self.layers),
+            "bundle": dict(self.bundle),
+            "target": self.target,
+            "config": self.config,
+            "unit": self.unit,
+            "trusted_keys": self.trusted_keys,
+            "watch": self.watch,
+            "broker": self.broker,
+            "threads": list(self.threads),
+            "extra": dict(self.extra),
+        }
+
+    def to_bytes(self) -> bytes:
+        """The bytes whose hash is the id."""
+        return json.dumps(self.to_json(), ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n"
+
+    @property
+    def id(self) -> str:
+        """16 hex digits."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
+
+
+def parse_description(content: Any) -> Description:
+    """Read the content of `release.json`.
+
+    Raises:
+        DeployError: another schema, a field missing or of another kind.
+    """
+    try:
+        if content["schema"] != SCHEMA or not all(is_id(hash) for hash in content["layers"].values()):
+            raise ValueError("another schema, or a layer that is no hash")
+        if content["layers"].keys() != {APP, SITE, BUNDLE}:
+            raise ValueError("other layers")
+        texts = {name: _text(content[name]) for name in ("target", "config", "unit", "trusted_keys", "watch", "broker")}
+        bundle = {name: _text(content["bundle"][name]) for name in ("name", "id", "created")}
+        threads = tuple(int(one) for one in content["threads"])
+        return Description(dict(content["layers"]), bundle, threads=threads, extra=dict(content["extra"]), **texts)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DeployError(
+            "a release cannot be read",
+            expected=f"release.json of schema {SCHEMA}",
+            came=f"{type(error).__name__}: {error}",
+            do="use the same version of cxr-edge at both ends, or deploy again",
+        ) from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def write_release(layout: Layout, description: Description) -> Path:
+    """Make the folder of a release out of layers that are there. Nothing changes where it is there as it should be.
+
+    Raises:
+        DeployError: a layer is missing.
+        OSError: the disk is full or cannot be written.
+    """
+    for hash in description.layers.values():
+        if not layout.layer(hash).is_dir():
+            raise DeployError(
+                "a release is not complete",
+                expected=f"layer {hash[:16]} on the device",
+                came="it is not there",
+                do="deploy again",
+            )
+    folder = layout.release(description.id)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    place = f"/opt/cxr-edge/releases/{description.id}"
+    for kind, hash in description.layers.items():
+        _point(folder / kind, f"../../layers/{hash}")
+    texts = {
+        "agent.toml": description.config,
+        "cxr-edge.service": description.unit,
+        TRUSTED_KEYS: description.trusted_keys,
+        "cxr-edge": _LAUNCHER,
+    }
+    for name, text in texts.items():
+        write_atomically(folder / name, text.replace(PLACE, place).encode(), mode=0o644)
+    (folder / "cxr-edge").chmod(0o755)
+    # Last: a folder with a description is a whole release.
+    write_atomically(folder / DESCRIPTION, description.to_bytes(), mode=0o644)
+    sync_folder(folder)
+    return folder
+
+
+def _point(link: Path, target: str) -> None:
+    """Make or change a symbolic link, atomically."""
+    part = link.with_name(f".{link.name}.link")
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    part.replace(link)
+
+
+def switch(layout: Layout, link: Path, id: str | None) -> None:
+    """Let `current` or `activating` lead to a release (None: nowhere), atomically and durably.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if id is None:
+        link.unlink(missing_ok=True)
+    else:
+        _point(link, f"releases/{id}")
+    sync_folder(layout.base)
+
+
+def read_release(layout: Layout, id: str) -> Description:
+    """The description of a release.
+
+    Raises:
+        DeployError: there is none, or it cannot be read.
+    """
+    try:
+        return parse_description(json.loads((layout.release(id) / DESCRIPTION).read_bytes()))
+    except (OSError, ValueError) as error:
+        raise DeployError(
+            f"release {id} cannot be read",
+            expected="a release on this device",
+            came=str(error),
+            do="`cxr-edge status` lists what is there; deploy again",
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none or a power cut left nothing of it."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_bytes())
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, mode: int = 0o644) -> None:
+    """Write a JSON object, whole and durably.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n", mode=mode)
+    sync_folder(path.parent)
+
+
+def history(layout: Layout) -> list[str]:
+    """The releases that ran here and are still there, the latest last."""
+    found = [id for id in read_json(layout.state).get("history", []) if isinstance(id, str) and is_id(id)]
+    return [id for id in found if (layout.release(id) / DESCRIPTION).is_file()]
+
+
+def newest(layout: Layout, name: str) -> str:
+    """When the newest bundle of that name that ever ran here was created; empty where none did."""
+    created = read_json(layout.state).get("newest", {}).get(name, "")
+    return created if isinstance(created, str) else ""
+
+
+def remember(layout: Layout, description: Description) -> None:
+    """Write down that a release runs now.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    state = read_json(layout.state)
+    ran = [id for id in history(layout) if id != description.id]
+    bundle, seen = description.bundle, state.get("newest", {})
+    created = max(bundle["created"], seen.get(bundle["name"], ""))
+    write_json(
+        layout.state,
+        {"history": [*ran, description.id], "newest": {**seen, bundle["name"]: created}},
+    )
+
+
+def tidy(layout: Layout, *, keep: int) -> list[str]:
+    """Remove all but the last `keep` releases that ran, and the layers that nobody needs any more.
+
+    Returns:
+        The releases that were removed.
+    """
+    wanted = set(history(layout)[-keep:])
+    wanted |= {id for link in (layout.current, layout.activating) if (id := layout.linked_id(link))}
+    removed = []
+    for folder in layout.releases.glob("*"):
+        if folder.name not in wanted and not folder.is_symlink():
+            shutil.rmtree(folder)
+            removed.append(folder.name)
+    layers = {hash for id in wanted for hash in read_release(layout, id).layers.values()}
+    remove_layers(layout, keep=layers)
+    return removed
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """With which a release's Python finds its own packages, and nobody else's."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
+    return {
+        **kept,
+        "PYTHONPATH": f"{folder / APP}:{folder / SITE}",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/nonexistent",
+    }

@@ -1,0 +1,196 @@
+"""The device's end of a deployment over SSH: one request a line on standard input, answers as lines of JSON.
+
+Reads until told to change something; the lock is held from the request "lock" until the connection ends or a switch is
+ordered. An answer is {"done": ...} or {"error": {...}}; before it may come {"progress": ...}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+from firmware_bridge.deploy import activate, install, layers, manage, release
+from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.errors import CxrEdgeError, DeployError, ResourceError
+
+_PROGRESS_BYTES = 4_000_000
+Request = Mapping[str, Any]
+
+
+class Server:
+    """Answers one connection."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO, layout: Layout | None = None) -> None:
+        self._source, self._sink = source, sink
+        self._layout = layout or Layout()
+        self._held = contextlib.ExitStack()
+        self._requests: dict[str, Callable[[Request], Any]] = {
+            "stock": self._stock,
+            "lock": self._lock,
+            "install": self._install,
+            "prepare": self._prepare,
+            "receive": self._receive,
+            "commit": self._commit,
+            "release": self._release,
+            "prove": self._prove,
+            "switch": self._switch,
+            "settle": self._settle,
+            "rollback": self._rollback,
+            "status": lambda _request: manage.status(self._layout),
+            "logs": lambda request: manage.logs(lines=int(request["lines"]), since=str(request.get("since", ""))),
+            "uninstall": self._uninstall,
+        }
+
+    def run(self) -> None:
+        """Answer until the other end is done."""
+        with self._held:
+            while line := self._source.readline():
+                request = json.loads(line)
+                try:
+                    self._say({"done": self._requests[request["do"]](request)})
+                except Exception as error:
+                    self._say({"error": _told(error)})
+
+    def _say(self, answer: Mapping[str, Any]) -> None:
+        self._sink.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+        self._sink.flush()
+
+    def _stock(self, request: Request) -> Any:
+        return manage.stock(self._layout, wanted=dict(request["layers"]), secrets=list(request["secrets"]))
+
+    def _lock(self, _request: Request) -> None:
+        self._held.enter_context(activate.locked(self._layout))
+
+    def _install(self, request: Request) -> Any:
+        return install.install(
+            self._layout,
+            secrets=request["secrets"],
+            watch=request["watch"],
+        )
+
+    def _prepare(self, request: Request) -> Any:
+        raw = self._source.read(int(request["bytes"]))
+        return layers.prepare(self._layout, raw)
+
+    def _receive(self, request: Request) -> None:
+        stream = _Bounded(self._source, int(request["bytes"]))
+        last = 0
+
+        def progress(done_bytes: int) -> None:
+            nonlocal last
+            if done_bytes - last >= _PROGRESS_BYTES:
+                last = done_bytes
+                self._say({"progress": done_bytes})
+
+        try:
+            layers.receive(self._layout, request["hash"], io.BufferedReader(stream), progress=progress)
+        finally:
+            stream.drain()  # what comes after an error is no request
+
+    def _commit(self, request: Request) -> None:
+        finish = install.compile_layer if request["compile"] else lambda _part, _whole: None
+        layers.commit(self._layout, request["hash"], finish=finish)
+
+    def _release(self, request: Request) -> str:
+        description = release.parse_description(request["description"])
+        release.write_release(self._layout, description)
+        return description.id
+
+    def _prove(self, request: Request) -> Any:
+        return install.prove(self._layout, release.read_release(self._layout, request["id"]))
+
+    def _switch(self, request: Request) -> Any:
+        activate.order(
+            self._layout,
+            request["id"],
+            watch_s=float(request["watch_s"]),
+            keep=int(request["keep"]),
+            reason=request["reason"],
+        )
+        self._held.close()  # the unit needs the lock now; the link `activating` keeps others off
+        return self._settle(request)
+
+    def _settle(self, request: Request) -> Any:
+        activate.resume(self._layout)
+        for line in activate.follow(self._layout, request["id"], limit_s=float(request["watch_s"]) + 300):
+            self._say({"progress": line})
+        return activate.outcome(self._layout, request["id"])
+
+    def _rollback(self, request: Request) -> Any:
+        id = manage.choose_rollback(self._layout, request.get("to"))
+        # What ran once may be signed by a key that is revoked since: today's keys count.
+        keys = self._layout.current / release.TRUSTED_KEYS
+        install.prove(
+            self._layout, release.read_release(self._layout, id), trusted_keys=keys if keys.is_file() else None
+        )
+        return {"id": id, **self._switch({**request, "id": id, "reason": "rollback"})}
+
+    def _uninstall(self, request: Request) -> Any:
+        return manage.uninstall(self._layout, results=bool(request["results"]))
+
+
+class _Bounded(io.RawIOBase):
+    """The next so many bytes of a stream."""
+
+    def __init__(self, source: BinaryIO, left: int) -> None:
+        self._source, self._left = source, left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._source.read(min(len(buffer), self._left))
+        if self._left and not data:
+            raise EOFError("the connection ended in the middle")
+        buffer[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
+
+    def drain(self) -> None:
+        """Read to its end."""
+        with contextlib.suppress(EOFError):
+            while self._left:
+                self.read(2**20)
+
+
+def _told(error: Exception) -> dict[str, str]:
+    known = error if isinstance(error, CxrEdgeError) else _translated(error)
+    return {
+        "kind": type(known).__name__,
+        "what": known.what,
+        "expected": known.expected,
+        "came": known.came,
+        "do": known.do,
+    }
+
+
+def _translated(error: Exception) -> CxrEdgeError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            "the device's disk is full",
+            expected="room for the new release beside the old one",
+            came=f"no space left ({error.filename or '/opt/cxr-edge'})",
+            do="free some space on the device (df -h shows where), then deploy again: what arrived is kept",
+        )
+    if isinstance(error, OSError):
+        return ResourceError(
+            f"{error.filename or 'a file'} cannot be written on the device",
+            expected="a disk that can be written",
+            came=error.strerror or str(error),
+            do="mend that on the device (a worn SD card turns read-only), then deploy again",
+        )
+    return DeployError(
+        "the device's half of the deployment failed",
+        expected="no error that nobody foresaw",
+        came=f"{type(error).__name__}: {error}",
+        do="report it; the device runs what it ran before",
+    )
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer on these streams until they end."""
+    Server(source, sink).run()

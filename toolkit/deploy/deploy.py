@@ -1,0 +1,244 @@
+"""One device: facts, plan, apply. `fleet` does it to many."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from firmware_bridge.errors import DeployError, HostError, PreflightError, RolledBack
+from toolkit.deploy.device import Device, at_device
+from toolkit.deploy.facts import Facts
+from toolkit.deploy.inventory import Host
+from toolkit.deploy.layer import Layer, archive, chunks
+from toolkit.deploy.plan import INSTALL, PROVE, RELEASE, SWITCH, UPLOAD, Plan, make_plan
+from toolkit.deploy.ssh import Access
+from toolkit.deploy.targets import Target, choose_target, preflight
+from toolkit.deploy.wanted import Parcel, Wanted, wanted_for
+
+NOTHING, RUNNING, PLANNED = "nothing changed", "running", "planned"
+_RECONNECT_S = 2.0
+_RECONNECT_TRIES = 60
+
+
+class Reporter(Protocol):
+    """Hears how far each device is."""
+
+    def step(self, host: str, text: str) -> None: ...  # noqa: D102
+    def sent(self, host: str, done_bytes: int, total_bytes: int) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What holds for every device of a deployment; see `cxr-edge deploy --help`."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    allow_downgrade: bool = False
+    dry_run: bool = False
+    watch_s: float = 5.0
+    keep: int = 3
+    password: Callable[[Host], str | None] = lambda _host: None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a deployment to one device ended well.
+
+    Attributes:
+        state: "nothing changed", "running" or "planned".
+        plan: what was to be done.
+        proof: what the device measured, where it did.
+        took_s: all of it.
+    """
+
+    state: str
+    plan: Plan
+    proof: Mapping[str, Any] | None
+    took_s: float
+
+
+async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options, reporter: Reporter) -> Report:
+    """Leave `host` running the bundle, proven, or running what it ran before.
+
+    Raises:
+        HostError: no way in, or the connection was lost.
+        PreflightError: the device is not fit; nothing was changed.
+        DowngradeError: it ran a newer bundle; nothing was changed.
+        BundleError: the bundle does not prove itself there; what ran still runs.
+        RolledBack: it did not stay up; what ran runs again.
+        ResourceError: the device's disk is full or broken; what ran still runs.
+        DeployError: anything else on the device.
+    """
+    start_s = time.monotonic()
+    reporter.step(host.name, "connecting")
+    async with at_device(host, access, password=lambda: options.password(host)) as device:
+        target = fit_target(host, device.facts, now_s=time.time())
+        reporter.step(host.name, f"packages for {target.name}")
+        wanted = await asyncio.to_thread(lambda: wanted_for(host, device.facts, target, parcel, config=options.config))
+        plan = await _plan(device, target, wanted, options, reporter)
+        if options.dry_run or plan.nothing:
+            state = NOTHING if plan.nothing else PLANNED
+            return Report(state, plan, None, time.monotonic() - start_s)
+        if plan.unsettled:
+            reporter.step(host.name, f"settling the switch to {plan.unsettled}")
+            await device.request("settle", id=plan.unsettled, watch_s=options.watch_s)
+            plan = await _plan(device, target, wanted, options, reporter)
+        await device.request("lock")
+        proof = await _apply(device, wanted, plan, access, options, reporter)
+    return Report(RUNNING if plan.steps else NOTHING, plan, proof, time.monotonic() - start_s)
+
+
+def fit_target(host: Host, facts: Facts, *, now_s: float) -> Target:
+    """The device's kind.
+
+    Raises:
+        PreflightError: it is of none that is known, or not fit.
+    """
+    target = choose_target(host.target, facts)
+    against = preflight(facts, target, wished=host.target, now_s=now_s)
+    if against or target is None:
+        raise PreflightError(
+            f"{host.name} is not fit for cxr-edge",
+            expected=target.title if target else f"a device of target '{host.target}'",
+            came=f"{facts.model or facts.os_name or facts.machine}: " + "; ".join(against),
+            do="mend what is named, then deploy again; nothing was changed there",
+        )
+    return target
+
+
+async def _plan(device: Device, target: Target, wanted: Wanted, options: Options, reporter: Reporter) -> Plan:
+    reporter.step(device.host.name, "looking at what is there")
+    layers = {kind: layer.hash for kind, layer in wanted.layers.items()}
+    stock = await device.request("stock", layers=layers, secrets=sorted(wanted.secrets))
+    return make_plan(device.host.name, device.facts, target, wanted, stock, allow_downgrade=options.allow_downgrade)
+
+
+async def _apply(
+    device: Device, wanted: Wanted, plan: Plan, access: Access, options: Options, reporter: Reporter
+) -> Mapping[str, Any] | None:
+    proof: Mapping[str, Any] | None = None
+    done: set[str] = set()
+    for step in plan.steps:
+        if step.do == INSTALL and step.do in done:
+            continue
+        done.add(step.do)
+        reporter.step(device.host.name, step.text)
+        if step.do == INSTALL:
+            await _install(device, wanted)
+        elif step.do == UPLOAD:
+            await _upload(device, wanted.layers[step.layer], reporter)
+        elif step.do == RELEASE:
+            await _install(device, wanted)
+            await device.request("release", description=wanted.description.to_json())
+        elif step.do == PROVE:
+            proof = await device.request("prove", id=plan.release)
+            reporter.step(device.host.name, f"proven: {chosen_line(proof)}")
+        elif step.do == SWITCH:
+            await _switch(device, plan, access, options, reporter)
+    return proof
+
+
+async def _install(device: Device, wanted: Wanted) -> None:
+    await device.request(
+        "install",
+        secrets=dict(wanted.secrets),
+        watch=wanted.description.watch,
+    )
+
+
+async def _upload(device: Device, layer: Layer, reporter: Reporter) -> None:
+    """Send the files of a layer that the device does not have; it links the others from layers that it has."""
+    raw = layer.raw_listing
+    missing = await device.request("prepare", payload=[raw], bytes=len(raw))
+    total_bytes = sum(layer.listing[name].size_bytes for name in missing)
+    if missing:
+        file = await asyncio.to_thread(lambda: archive(layer, missing))
+        await device.request(
+            "receive",
+            payload=chunks(file),
+            progress=lambda done_bytes: reporter.sent(device.host.name, done_bytes, total_bytes),
+            hash=layer.hash,
+            bytes=file.stat().st_size,
+        )
+    reporter.step(device.host.name, "checking and compiling" if layer.python else "checking")
+    await device.request("commit", hash=layer.hash, compile=layer.python)
+
+
+def chosen_line(proof: Mapping[str, Any]) -> str:
+    """The model file that a device chose."""
+    chosen = proof["chosen"]
+    return (
+        f"{chosen['precision']}, {chosen['threads']} thread{'s' if chosen['threads'] > 1 else ''}, "
+        f"{chosen['median_ms']:.1f} ms an X-ray ({chosen['runtime']}, {chosen['delegate']})"
+    )
+
+
+async def _switch(device: Device, plan: Plan, access: Access, options: Options, reporter: Reporter) -> None:
+    """Order the switch and hear how it ends; over a new connection, should this one break in the middle.
+
+    Raises:
+        RolledBack: it did not prove itself.
+        HostError: the device did not come back in time: what it runs is settled there without us.
+    """
+
+    def tell(line: str) -> None:
+        reporter.step(device.host.name, line)
+
+    try:
+        outcome = await device.request(
+            "switch",
+            progress=tell,
+            id=plan.release,
+            watch_s=options.watch_s,
+            keep=options.keep,
+            reason="deploy",
+        )
+    except HostError as error:
+        outcome = await _outcome_after_loss(device.host, plan, access, options, reporter, error)
+    require_running(device.host, outcome)
+
+
+async def _outcome_after_loss(
+    host: Host, plan: Plan, access: Access, options: Options, reporter: Reporter, lost: HostError
+) -> Mapping[str, Any]:
+    for _ in range(_RECONNECT_TRIES):
+        reporter.step(host.name, "the connection was lost during the switch; trying again")
+        await asyncio.sleep(_RECONNECT_S)
+        try:
+            async with at_device(host, access, password=lambda: options.password(host)) as device:
+                outcome: Mapping[str, Any] = await device.request(
+                    "settle",
+                    progress=lambda line: reporter.step(host.name, line),
+                    id=plan.release,
+                    watch_s=options.watch_s,
+                )
+                return outcome
+        except HostError:
+            continue
+    raise lost
+
+
+def require_running(host: Host, outcome: Mapping[str, Any]) -> None:
+    """Whether a switch ended with the new release.
+
+    Raises:
+        RolledBack: it did not.
+    """
+    if outcome.get("state") == "running":
+        return
+    if "error" not in outcome:
+        raise DeployError(
+            f"{host.name}: nobody knows how the switch ended",
+            expected="an outcome on the device",
+            came="none",
+            do="`cxr-edge status` shows what runs; deploy again",
+        )
+    error = outcome["error"]
+    raise RolledBack(
+        f"{host.name}: {error['what']}; {outcome['now']}",
+        expected=error["expected"],
+        came=error["came"],
+        do=error["do"],
+    )

@@ -1,0 +1,97 @@
+"""Many devices: so many at once, one first if wished, then the rest in waves, and an end when too many fail."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from firmware_bridge.errors import CxrEdgeError
+from toolkit.deploy.inventory import Host
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Generic[Value]):
+    """How it ended for one device: a value, an error, or neither: it was not begun."""
+
+    host: Host
+    value: Value | None = None
+    error: CxrEdgeError | None = None
+
+    @property
+    def skipped(self) -> bool:
+        """Whether nobody went there, because too many before it failed."""
+        return self.value is None and self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """How a fleet is gone through.
+
+    Attributes:
+        at_once: devices at the same time.
+        canary: one device first, alone; if it fails, that is the end.
+        wave: devices in a wave; 0: all that are left.
+        stop_at: share of failed devices among those done, from which no further wave is begun.
+    """
+
+    at_once: int = 10
+    canary: bool = False
+    wave: int = 0
+    stop_at: float = 0.2
+
+    def cut(self, hosts: Sequence[Host]) -> list[Sequence[Host]]:
+        """The waves."""
+        first = [hosts[:1]] if self.canary and hosts else []
+        rest = hosts[len(first) :]
+        size = self.wave or max(1, len(rest))
+        return [*first, *(rest[start : start + size] for start in range(0, len(rest), size))]
+
+    def goes_on(self, ended: Sequence[Ended[Any]]) -> bool:
+        """Whether the next wave is begun."""
+        failed = sum(one.error is not None for one in ended)
+        return not failed or failed / len(ended) < self.stop_at
+
+
+async def each(hosts: Sequence[Host], work: Callable[[Host], Awaitable[Value]], waves: Waves) -> list[Ended[Value]]:
+    """Do it to every device, in waves; one's failure is not another's.
+
+    Raises:
+        Exception: what is no error of our tree, from any of them: a bug.
+    """
+    ended: list[Ended[Value]] = []
+    slots = asyncio.Semaphore(waves.at_once)
+
+    async def one(host: Host) -> Ended[Value]:
+        async with slots:
+            try:
+                return Ended(host, await work(host))
+            except CxrEdgeError as error:
+                return Ended(host, error=error)
+
+    for wave in waves.cut(hosts):
+        if ended and not waves.goes_on(ended):
+            ended += [Ended(host) for host in wave]
+            continue
+        ended += await asyncio.gather(*(one(host) for host in wave))
+    return ended
+
+
+def worst_exit_code(ended: Sequence[Ended[Any]]) -> int:
+    """0 when all is well, else that of the worst; a device that nobody went to counts as failed."""
+    codes = [one.error.exit_code for one in ended if one.error is not None]
+    skipped = any(one.skipped for one in ended)
+    return max(codes, default=1 if skipped else 0)
+
+
+def wave_size(text: str, hosts: int) -> int:
+    """ "5" or "25%" as a number of devices, at least one; 0 for nothing."""
+    if not text:
+        return 0
+    if text.endswith("%"):
+        return max(1, math.ceil(hosts * float(text[:-1]) / 100))
+    return max(1, int(text))

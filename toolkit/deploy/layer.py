@@ -1,0 +1,90 @@
+"""Layers as the workstation has them: where each file's bytes are, and the archive that carries them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+from firmware_bridge.deploy.layers import Entry, dump_listing, layer_hash
+from toolkit.files import replacing
+
+# Speed over size: the fastest level halves the packages, which is what a slow network asks for.
+_LEVEL = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer.
+
+    Attributes:
+        listing: what is in it.
+        sources: where the bytes of each file are.
+        python: whether the device should compile it.
+    """
+
+    listing: Mapping[str, Entry]
+    sources: Mapping[str, Path | bytes]
+    python: bool = False
+
+    @cached_property
+    def hash(self) -> str:
+        """Its name."""
+        return layer_hash(self.listing)
+
+    @cached_property
+    def raw_listing(self) -> bytes:
+        """What its name is the hash of."""
+        return dump_listing(self.listing)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(entry.size_bytes for entry in self.listing.values())
+
+
+def cache_folder() -> Path:
+    """Where packages and archives are kept between deployments. May be removed at any time."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "cxr-edge" / "deploy"
+
+
+def archive(layer: Layer, names: Collection[str]) -> Path:
+    """A compressed tar with those files, made once and kept: twenty hosts get the same bytes.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    whole = len(names) == len(layer.listing)
+    part = "all" if whole else layer_hash({name: layer.listing[name] for name in names})[:32]
+    path = cache_folder() / "archives" / f"{layer.hash[:32]}.{part}.tar.gz"
+    if not path.is_file():
+        with replacing(path) as growing, growing.open("wb") as file:
+            _write(layer, sorted(names), file)
+    return path
+
+
+def _write(layer: Layer, names: list[str], file: IO[bytes]) -> None:
+    with (
+        gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = layer.listing[name].size_bytes
+            source = layer.sources[name]
+            with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as content:
+                tar.addfile(member, content)
+
+
+def chunks(path: Path, size_bytes: int = 2**18) -> Iterator[bytes]:
+    """The bytes of a file, piece by piece."""
+    with path.open("rb") as file:
+        while chunk := file.read(size_bytes):
+            yield chunk

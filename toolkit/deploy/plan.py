@@ -1,0 +1,140 @@
+"""What has to be done on one device, from what it has and what it shall have. Pure: a dry run costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from firmware_bridge.deploy.layers import Listing
+from firmware_bridge.errors import DowngradeError
+from toolkit.deploy.facts import Facts
+from toolkit.deploy.targets import Target
+from toolkit.deploy.wanted import Wanted
+
+INSTALL, UPLOAD, RELEASE, PROVE, SWITCH = "install", "upload", "release", "prove", "switch"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do.
+
+    Attributes:
+        do: one of the constants above.
+        text: for people.
+        layer: the kind of layer, for an upload.
+        size_bytes: of what is sent, before compression.
+    """
+
+    do: str
+    text: str
+    layer: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done on a device.
+
+    Attributes:
+        release: the id that will run.
+        current: the id that runs; None: nothing.
+        unsettled: a release whose switch an earlier deployment left unsettled; it is settled first.
+        steps: in order; none: nothing changes.
+    """
+
+    host: str
+    target: str
+    release: str
+    current: str | None
+    unsettled: str | None
+    steps: tuple[Step, ...]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the device is as it shall be."""
+        return not self.steps and self.unsettled is None
+
+    def lines(self) -> Iterator[str]:
+        """The plan for people."""
+        yield f"{self.host}: {self.target}, release {self.release}, now {self.current or 'nothing'}"
+        if self.unsettled:
+            yield f"  settle the switch to {self.unsettled} that was interrupted"
+        if self.nothing:
+            yield "  nothing to change"
+        for step in self.steps:
+            yield f"  {step.text}"
+
+
+def make_plan(
+    host: str, facts: Facts, target: Target, wanted: Wanted, stock: Mapping[str, Any], *, allow_downgrade: bool
+) -> Plan:
+    """The plan for one device.
+
+    Args:
+        host: its name.
+        facts: not used for what must be done, but shown.
+        target: its kind.
+        wanted: what it shall have.
+        stock: what it has (`firmware_bridge.deploy.manage.stock`).
+        allow_downgrade: an older bundle of the same name may replace a newer one.
+
+    Raises:
+        DowngradeError: the bundle is older than one of the same name that ran there.
+    """
+    description = wanted.description
+    _forbid_downgrade(host, description.bundle, stock, allowed=allow_downgrade)
+    steps = [*_installs(wanted, stock), *_uploads(wanted, stock)]
+    if steps or description.id not in stock["releases"]:
+        steps.append(Step(RELEASE, f"put together release {description.id}"))
+    if steps or description.id not in stock["proven"]:
+        steps.append(Step(PROVE, "prove it with the golden X-rays, choose the fastest model file"))
+    service = stock["service"]
+    up = service["active"] == "active" and service["enabled"]
+    if steps or stock["current"] != description.id or not up:
+        steps.append(Step(SWITCH, f"switch to it, watch it for a while ({description.bundle['name']})"))
+    return Plan(
+        host=host,
+        target=f"{target.name} ({facts.os_name or facts.machine})",
+        release=description.id,
+        current=stock["current"],
+        unsettled=stock["activating"],
+        steps=tuple(steps),
+    )
+
+
+def _forbid_downgrade(host: str, bundle: Mapping[str, str], stock: Mapping[str, Any], *, allowed: bool) -> None:
+    newest = stock["newest"].get(bundle["name"], "")
+    if newest > bundle["created"] and not allowed:
+        raise DowngradeError(
+            f"{host}: bundle '{bundle['name']}' is older than what ran there",
+            expected=f"one made {newest} or later",
+            came=f"made {bundle['created']}",
+            do="deploy the newer one, or say --allow-downgrade if that is what you want",
+        )
+
+
+def _installs(wanted: Wanted, stock: Mapping[str, Any]) -> Iterator[Step]:
+    if not stock["installed"]:
+        yield Step(INSTALL, "make user, folders and units")
+    changed = [name for name, hash in wanted.secret_hashes.items() if stock["secrets"].get(name) != hash]
+    if changed:
+        yield Step(INSTALL, f"hand over {', '.join(changed)}")
+
+
+def _uploads(wanted: Wanted, stock: Mapping[str, Any]) -> Iterator[Step]:
+    there = set(stock["content"])
+    for kind, layer in wanted.layers.items():
+        state = stock["layers"].get(layer.hash, "absent")
+        if state == "intact":
+            continue
+        missing = missing_of(layer.listing, there)
+        size_bytes = sum(layer.listing[name].size_bytes for name in missing)
+        mend = " (it is damaged there)" if state == "damaged" else ""
+        text = f"send {kind}: {len(missing)} of {len(layer.listing)} files, {size_bytes / 1e6:.1f} MB{mend}"
+        yield Step(UPLOAD, text, layer=kind, size_bytes=size_bytes)
+
+
+def missing_of(listing: Listing, there: set[str]) -> list[str]:
+    """The files whose bytes are nowhere on the device, as far as it knows."""
+    return [name for name, entry in listing.items() if entry.sha256 not in there]

@@ -1,0 +1,136 @@
+"""Deployments on a terminal: progress of each device, then a table; or lines, where nobody watches."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import click
+
+from firmware_bridge.result import NOTICE
+from toolkit.deploy.deploy import Report, chosen_line
+from toolkit.deploy.fleet import Ended
+
+_SHOWN_EVERY_S = 2.0
+
+
+class Lines:
+    """Progress as lines of text."""
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+        self._stream, self._quiet = stream, quiet
+        self._start_s = time.monotonic()
+        self._shown_s: dict[str, float] = {}
+
+    def step(self, host: str, text: str) -> None:
+        """A step begins."""
+        self._line(host, text)
+
+    def sent(self, host: str, done_bytes: int, total_bytes: int) -> None:
+        """So much of an upload has arrived."""
+        now_s = time.monotonic()
+        if now_s - self._shown_s.get(host, 0.0) >= _SHOWN_EVERY_S:
+            self._shown_s[host] = now_s
+            self._line(host, f"  {done_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB")
+
+    def _line(self, host: str, text: str) -> None:
+        if not self._quiet:
+            self._stream.write(f"{time.monotonic() - self._start_s:6.1f} s  {host}: {text}\n")
+            self._stream.flush()
+
+
+class Bars:
+    """Progress as a live table: a row for each device."""
+
+    def __init__(self, progress: Any, hosts: Sequence[str]) -> None:
+        self._progress = progress
+        self._tasks = {name: progress.add_task(name, total=None, step="waiting") for name in hosts}
+
+    def step(self, host: str, text: str) -> None:
+        """A step begins."""
+        self._progress.update(self._tasks[host], step=text, total=None, completed=0)
+
+    def sent(self, host: str, done_bytes: int, total_bytes: int) -> None:
+        """So much of an upload has arrived."""
+        self._progress.update(self._tasks[host], completed=done_bytes, total=total_bytes)
+
+
+@contextmanager
+def reporter(hosts: Sequence[str], stream: TextIO, *, quiet: bool) -> Iterator[Lines | Bars]:
+    """Bars on a terminal, lines elsewhere."""
+    if quiet or not stream.isatty():
+        yield Lines(stream, quiet=quiet)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[step]}"),
+    )
+    with Progress(*columns, console=Console(file=stream)) as progress:
+        yield Bars(progress, hosts)
+
+
+def table(ended: Sequence[Ended[Report]]) -> str:
+    """How it ended for each device, in aligned columns."""
+    rows = [("host", "state", "release", "seconds", "")]
+    rows += [(one.host.name, *_cells(one)) for one in ended]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
+        for row in rows
+    )
+
+
+def _cells(one: Ended[Report]) -> tuple[str, str, str, str]:
+    if one.error is not None:
+        return ("failed", "-", "-", one.error.what)
+    if one.value is None:
+        return ("not begun", "-", "-", "too many failed before")
+    report = one.value
+    chosen = chosen_line(report.proof) if report.proof else ""
+    return (report.state, report.plan.release, f"{report.took_s:.1f}", chosen)
+
+
+def errors(ended: Sequence[Ended[Any]]) -> None:
+    """Each error in full, on standard error."""
+    for one in ended:
+        if one.error is not None:
+            click.echo(f"error: {one.error}", err=True)
+
+
+def as_json(ended: Sequence[Ended[Report]]) -> str:
+    """The table for programs."""
+    return json.dumps({"schema": 1, "notice": NOTICE, "hosts": [_row(one) for one in ended]}, indent=1)
+
+
+def _row(one: Ended[Report]) -> dict[str, Any]:
+    row: dict[str, Any] = {"host": one.host.name}
+    if one.error is not None:
+        return {**row, "state": "failed", "exit_code": one.error.exit_code, "error": error_json(one.error)}
+    if one.value is None:
+        return {**row, "state": "not begun"}
+    report = one.value
+    return {
+        **row,
+        "state": report.state,
+        "release": report.plan.release,
+        "before": report.plan.current,
+        "target": report.plan.target,
+        "steps": [step.text for step in report.plan.steps],
+        "chosen": report.proof["chosen"] if report.proof else None,
+        "seconds": round(report.took_s, 2),
+    }
+
+
+def error_json(error: Any) -> dict[str, str]:
+    """An error of our tree."""
+    fields = {"what": error.what, "expected": error.expected, "came": error.came, "do": error.do}
+    return {"kind": type(error).__name__, **fields}

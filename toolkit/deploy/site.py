@@ -1,0 +1,129 @@
+"""The packages that a device needs, chosen here for its Python and C library: it needs no internet and no compiler."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from firmware_bridge.deploy.layers import Entry, dump_listing, list_folder, parse_listing
+from firmware_bridge.errors import DeployError
+from toolkit.deploy.layer import Layer, cache_folder
+from toolkit.extras import DISTRIBUTION
+from toolkit.files import write_atomically
+
+# Raised when `_LEFT_OUT` or the command changes: what is in the cache was made otherwise.
+_RECIPE = 1
+EXTRAS = ("dicom",)
+_LIMIT_S = 900
+_NEWEST_MANYLINUX = 40
+# Nothing of this runs on a device: tests, headers, type information, and the runtime's library for GPUs in browsers.
+_LEFT_OUT = re.compile(
+    r"(^|/)(tests?|testing/tests|include|__pycache__)/|\.(pyi|pxd|h|hpp|a|pyx)$|^bin/|^\.lock$|[Ww]eb[Gg]pu|_wgpu"
+    r"|(^|/)(INSTALLER|RECORD|REQUESTED|direct_url\.json|uv_cache\.json)$"
+)
+
+
+def build_site(*, machine: str, python: str, glibc: str) -> Layer:
+    """The packages for one kind of device; from the cache where it has them.
+
+    Args:
+        machine: "aarch64" or "x86_64".
+        python: "3.11".
+        glibc: "2.36": no package may ask for a later one.
+
+    Raises:
+        DeployError: uv finds no set of packages that fits, or no index.
+        ResourceError: the disk is full.
+    """
+    constraints = _constraints(python)
+    wanted = requirements()
+    platform = f"{machine}-manylinux_2_{min(int(glibc.split('.')[1]), _NEWEST_MANYLINUX)}"
+    recipe = json.dumps([_RECIPE, wanted, constraints, platform, python])
+    folder = cache_folder() / "sites" / hashlib.sha256(recipe.encode()).hexdigest()[:32]
+    listed = folder.with_suffix(".json")
+    with _alone(folder):
+        if not listed.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            _install(folder, wanted, constraints, platform=platform, python=python)
+            write_atomically(listed, dump_listing(_listing(folder)))
+    listing = parse_listing(listed.read_bytes())
+    return Layer(listing, {name: folder / name for name in listing}, python=True)
+
+
+def _listing(folder: Path) -> dict[str, Entry]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and _LEFT_OUT.search(path.relative_to(folder).as_posix()):
+            path.unlink()
+    return list_folder(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def requirements() -> list[str]:
+    """The base requirements of this distribution and of the extras that devices get, as it was installed."""
+    found = []
+    for line in importlib.metadata.requires(DISTRIBUTION) or ():
+        requirement, _, marker = (part.strip() for part in line.partition(";"))
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", marker)
+        if extra is None:
+            found.append(line)
+        elif extra.group(1) in EXTRAS:
+            found.append(requirement)
+    return sorted(found)
+
+
+def _constraints(python: str) -> str:
+    """The tested versions: of the clone where this runs from one; else those installed here, for the same Python."""
+    pinned = Path(__file__).resolve().parent.parent.parent / "constraints.txt"
+    if pinned.is_file():
+        return pinned.read_text(encoding="utf-8")
+    import platform
+
+    if not platform.python_version().startswith(f"{python}."):
+        return ""
+    found = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions() if one.metadata["Name"]}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()) if name != DISTRIBUTION)
+
+
+def _install(folder: Path, wanted: list[str], constraints: str, *, platform: str, python: str) -> None:
+    from uv import find_uv_bin
+
+    pins = folder.with_suffix(".txt")
+    write_atomically(pins, constraints)
+    command = [find_uv_bin(), "pip", "install", "--quiet", "--target", str(folder), "--link-mode", "copy"]
+    command += ["--python-platform", platform, "--python-version", python, "--only-binary", ":all:"]
+    try:
+        done = subprocess.run(
+            [*command, "--constraint", str(pins), *wanted],
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _no_packages(platform, python, f"no end within {_LIMIT_S} s") from error
+    if done.returncode:
+        raise _no_packages(platform, python, done.stderr.strip()[-1500:])
+
+
+def _no_packages(platform: str, python: str, came: str) -> DeployError:
+    return DeployError(
+        f"there are no packages for Python {python} on {platform}",
+        expected="uv to find and fetch them here",
+        came=came,
+        do="check the network and the package index (UV_INDEX_URL); then deploy again, the device was not touched",
+    )
