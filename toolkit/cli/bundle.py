@@ -33,7 +33,10 @@ def command() -> None:
 @click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 def build(run: Path, out: Path | None, name: str, golden: int, key: Path | None, passphrase_file: Path | None) -> None:
-    """Build a bundle from the folder RUN of a finished training run, signed where a key is given."""
+    """Build a bundle from the folder RUN of a finished training run.
+
+    It is signed where a key is given.
+    """
     from toolkit.bundle import sign_bundle
     from toolkit.bundle_folder import bundle_from_run
 
@@ -48,7 +51,10 @@ def build(run: Path, out: Path | None, name: str, golden: int, key: Path | None,
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 @click.option("--no-passphrase", is_flag=True, help="The file is only as safe as its place.")
 def keygen(out: Path, name: str, passphrase_file: Path | None, no_passphrase: bool) -> None:
-    """Make a key that signs bundles; its public half is printed as an entry for the file of trusted keys."""
+    """Make a key that signs bundles.
+
+    Its public half is printed, as an entry for the file of trusted keys.
+    """
     from toolkit.keys import make_key
 
     ask = not no_passphrase
@@ -66,7 +72,10 @@ def keygen(out: Path, name: str, passphrase_file: Path | None, no_passphrase: bo
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 @click.option("--out", type=_FILE, help="File to write. Default: BUNDLE itself, replaced as a whole.")
 def sign(bundle: Path, key: Path, passphrase_file: Path | None, out: Path | None) -> None:
-    """Sign BUNDLE. Signatures of other keys stay, so that keys can be exchanged one device after the other."""
+    """Sign BUNDLE.
+
+    Signatures of other keys stay, so that keys can be exchanged one device after the other.
+    """
     from toolkit.bundle import sign_bundle
 
     click.echo(sign_bundle(bundle, _private_key(key, passphrase_file), out=out))
@@ -84,7 +93,10 @@ def _private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
 @command.command("inspect", epilog=NOTICE)
 @click.argument("bundle", type=click.Path(path_type=Path))
 def inspect(bundle: Path) -> None:
-    """Print the manifest of BUNDLE, its id and the ids of the keys that signed it (unverified), as JSON."""
+    """Print the manifest of BUNDLE as JSON.
+
+    With its id, and the ids of the keys that signed it, which are not verified here.
+    """
     from firmware_bridge.bundle import open_bundle
 
     with open_bundle(bundle) as opened:
