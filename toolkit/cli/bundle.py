@@ -109,7 +109,7 @@ def inspect(bundle: Path) -> None:
 @click.option("--trusted-keys", type=_FILE, envvar="CXR_EDGE_TRUSTED_KEYS", help="One of these must have signed it.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the interpreter.")
 def verify(bundle: Path, trusted_keys: Path | None, threads: int) -> None:
-    """Check the files, the signature and the golden results of BUNDLE on this machine.
+    """Check files, signature and golden results of BUNDLE here.
 
     Every file must be as listed, a trusted key must have signed (where trusted keys are given), and the golden X-rays
     must give the same results here.
