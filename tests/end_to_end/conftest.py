@@ -166,17 +166,21 @@ class Mosquitto:
         self.acl = folder / "acl"
         self.acl.write_text("topic readwrite #\n")
         self._program = program
-        self._config = folder / "mosquitto.conf"
-        self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nacl_file {self.acl}\nuser root\n"
-            f"persistence true\npersistence_location {folder}/\nmax_queued_messages 100000\n"
-        )
+        self.folder = folder
+        self.more = ""  # lines of its configuration, for the listener too
+        self.anonymous = True
         self._log = folder / "mosquitto.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        config = self.folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous {str(self.anonymous).lower()}\n{self.more}\n"
+            f"acl_file {self.acl}\nuser root\n"
+            f"persistence true\npersistence_location {self.folder}/\nmax_queued_messages 100000\n"
+        )
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen([self._program, "-c", str(self._config)], stdout=log, stderr=log)
+            self.process = subprocess.Popen([self._program, "-c", str(config)], stdout=log, stderr=log)
         until(self._answers, what=f"Mosquitto: {self._log.read_text()}")
 
     def _answers(self) -> bool:
