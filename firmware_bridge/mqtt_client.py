@@ -14,11 +14,17 @@ from typing import Any
 from paho.mqtt.client import Client
 from paho.mqtt.enums import MQTTErrorCode
 
+_RECEIVE_BYTES = 64 * 1024
+
 
 class TolerantClient(Client):
     """Calls `on_unreadable(mid, qos, why)` for a PUBLISH that cannot be read, and goes on."""
 
     on_unreadable: Callable[[int, int, str], None]
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # paho asks for all the rest of a packet, and Python allocates what is asked for: 256 MiB, if a broker says so.
+        return super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
 
     # paho has no public place for this; test_mqtt_poison.py notices when this one moves.
     def _handle_publish(self) -> MQTTErrorCode:

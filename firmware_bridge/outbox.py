@@ -83,7 +83,7 @@ class Outbox:
 
     def wake(self) -> None:
         """There are new results."""
-        # A full buffer means that it is awake anyway.
+        # A full buffer means that it is awake anyway; a closed socket, that it has ended.
         try:
             self._wake_write.send(b"x")
         except OSError:
@@ -101,6 +101,13 @@ class Outbox:
 
     def run(self) -> None:
         """Body of the thread."""
+        try:
+            self._run()
+        finally:
+            self._wake_read.close()
+            self._wake_write.close()
+
+    def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 self._session()

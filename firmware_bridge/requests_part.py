@@ -79,6 +79,13 @@ class RequestsPart:
 
     def run(self) -> None:
         """Receive until `stop`."""
+        try:
+            self._run()
+        finally:
+            self._wake_read.close()
+            self._wake_write.close()
+
+    def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 self._session()
@@ -92,7 +99,7 @@ class RequestsPart:
     def stop(self) -> None:
         """Receive nothing more."""
         self._stop.set()
-        # A full buffer means that it is awake anyway.
+        # A full buffer means that it is awake anyway; a closed socket, that it has ended.
         try:
             self._wake_write.send(b"x")
         except OSError:
