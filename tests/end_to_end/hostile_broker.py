@@ -1,4 +1,4 @@
-"""A peer on the port of a broker that is none: it answers CONNECT properly, if told so, and then sends what it likes."""
+"""A peer on the port of a broker that is none: it answers CONNECT properly, if told so, then sends what it likes."""
 
 from __future__ import annotations
 
