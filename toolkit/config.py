@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from firmware_bridge.errors import ConfigError
+from toolkit.augmentation import AS_PRESET, LUNG_METHODS, METHODS, PRESETS
 from toolkit.backbones.kinds import require_backbone
 
 if sys.version_info >= (3, 11):
@@ -25,6 +26,10 @@ def _doc(default: Value, text: str) -> Value:
     # The help text of the command-line option lives beside the field, so the two cannot drift apart.
     value: Value = field(default=default, metadata={"help": text})
     return value
+
+
+def _chance(what: str) -> float:
+    return _doc(AS_PRESET, f"Probability, 0 to 1, of {what}; -1: as --augment has it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +49,29 @@ class TrainConfig:
     validation_share: float = _doc(0.1, "Share of the X-rays for validation, by patient, where the index has no split.")
     test_share: float = _doc(0.1, "Share of the X-rays for the inside test, by patient, where the index has no split.")
     augment: str = _doc(
-        "strong", "none, light or strong. Never a horizontal flip: it would put the heart on the right."
+        "strong", "none, light, strong or heavy. Never a horizontal flip: it would put the heart on the right."
     )
+    augment_affine: float = _chance("rotation, scale, shift, shear")
+    augment_collimation: float = _chance("random borders, black, white or grey")
+    augment_markers: float = _chance("letters and plates near the corners")
+    augment_brightness: float = _chance("value shift and contrast")
+    augment_gamma: float = _chance("gamma")
+    augment_curve: float = _chance("a random rising tone curve, as detectors differ")
+    augment_clahe: float = _chance("local contrast equalisation before the device's own")
+    augment_sharpness: float = _chance("blur or sharpening")
+    augment_rescale: float = _chance("down and up again, as archives differ")
+    augment_noise: float = _chance("Gaussian noise")
+    augment_compression: float = _chance("JPEG compression")
+    augment_dropout: float = _chance("black holes (coarse dropout)")
+    augment_lungs_only: float = _doc(0.0, "Probability, 0 to 1, of changing grey levels inside the lungs alone.")
+    augment_outside: float = _doc(0.0, "Probability, 0 to 1, of replacing what is outside the lungs.")
+    mixup: float = _doc(0.0, "Share of batches, 0 to 1, whose X-rays are mixed in pairs (Mixup).")
+    mixup_alpha: float = _doc(0.4, "Mixup: parameter of the beta distribution of the mixing share.")
+    cutmix: float = _doc(0.0, "Share of batches, 0 to 1, in which a box of another X-ray is pasted (CutMix).")
+    cutmix_alpha: float = _doc(1.0, "CutMix: parameter of the beta distribution of the box's share.")
+    averaging: str = _doc("none", "Weights at the end of a phase: none (the last), ema, or swa (mean of last epochs).")
+    ema_decay: float = _doc(0.999, "ema: how much of the average each step keeps, at most.")
+    swa_epochs: int = _doc(3, "swa: so many last epochs are averaged.")
     float_epochs: int = _doc(10, "Epochs in floating point.")
     float_rate: float = _doc(1e-3, "Learning rate at the peak of the cosine, floating point.")
     warmup_epochs: float = _doc(1.0, "Epochs of linear warm-up at the start of the floating-point phase.")
@@ -73,6 +99,13 @@ class TrainConfig:
             # Written so that NaN, which TOML can say, is out of every range.
             if not low <= value <= high:
                 raise _wrong(name, "is out of range", expected=f"{low} to {high}", came=value)
+        for name in (f"augment_{method}" for method in METHODS):
+            if getattr(self, name) != AS_PRESET and not 0.0 <= getattr(self, name) <= 1.0:
+                raise _wrong(name, "is out of range", expected="0 to 1, or -1", came=getattr(self, name))
+        if self.mixup + self.cutmix > 1.0:
+            raise _wrong(
+                "mixup", "and cutmix are too much", expected="a sum of at most 1", came=self.mixup + self.cutmix
+            )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise _wrong(name, "has an unknown value", expected=" or ".join(choices), came=getattr(self, name))
@@ -85,6 +118,10 @@ class TrainConfig:
                     name, "cannot be used", expected="text in UTF-8, not empty", came=repr(getattr(self, name))
                 )
         require_backbone(self.backbone, size_px=self.size_px)
+
+    def augmentations(self) -> dict[str, float]:
+        """Probability of each augmentation method as the options say; -1 leaves it to the preset."""
+        return {method: getattr(self, f"augment_{method}") for method in (*METHODS, *LUNG_METHODS)}
 
     def preprocessing(self) -> dict[str, Any]:
         """The steps from decoded X-ray to network input, as the manifest stores them."""
@@ -122,10 +159,18 @@ _RANGES = (
     ("max_int8_loss", 0.0, 1.0),
     ("bn_momentum", 0.5, 0.9999),
     ("sensitivity", 0.5, 1.0),
+    ("augment_lungs_only", 0.0, 1.0),
+    ("augment_outside", 0.0, 1.0),
+    ("mixup", 0.0, 1.0),
+    ("mixup_alpha", 0.01, 100.0),
+    ("cutmix", 0.0, 1.0),
+    ("cutmix_alpha", 0.01, 100.0),
+    ("ema_decay", 0.5, 0.999999),
+    ("swa_epochs", 1, 10_000),
     ("golden", 1, 64),
     ("representative", 10, 10_000),
 )
-_CHOICES = {"augment": ("none", "light", "strong"), "fit": ("squash", "letterbox")}
+_CHOICES = {"augment": PRESETS, "fit": ("squash", "letterbox"), "averaging": ("none", "ema", "swa")}
 
 
 def _wrong(name: str, what: str, *, expected: str, came: object) -> ConfigError:

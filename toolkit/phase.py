@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from calibration.metrics import auroc
 from firmware_bridge.errors import ModelError
+from toolkit.average import NO_AVERAGING, Averaging, WeightAverage
 from toolkit.files import storing, write_atomically
 from toolkit.input_scale import InputScale
 from toolkit.progress import progress, waiting
@@ -71,6 +72,7 @@ class Phase:
         schedule: learning rate by step.
         label_smoothing: 0 to below 1.
         callbacks: Keras callbacks that the phase needs (pruning's step counter).
+        averaging: what the weights at the end are.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Phase:
     schedule: Schedule
     label_smoothing: float = 0.0
     callbacks: Sequence[Any] = ()
+    averaging: Averaging = NO_AVERAGING
 
 
 def predict(model: Any, pixels: npt.NDArray[np.uint8], scale: InputScale, *, batch: int = 64) -> Floats:
@@ -103,9 +106,10 @@ def run_phase(
     tensorboard: Path,
     say: Callable[[str], None],
 ) -> list[Epoch]:
-    """Train `model` in place through the epochs that are not done yet.
+    """Train `model` in place through the epochs that are not done yet; at the end it holds the averaged weights.
 
-    After each epoch the model, the optimizer and the history are on disk; a kill costs at most the epoch it hit.
+    After each epoch the model, the optimizer, the average and the history are on disk; a kill costs at most the epoch
+    it hit. The figures of an epoch are those of its last weights.
 
     Returns:
         One dict an epoch: epoch, loss, val_loss, val_auroc, seconds, step_ms (without waiting for input),
@@ -119,12 +123,15 @@ def run_phase(
     model.compile(optimizer, keras.losses.BinaryCrossentropy(label_smoothing=phase.label_smoothing))
     # Slots must exist before a restore, or the optimizer would start cold after an interruption.
     optimizer.build(model.trainable_variables)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    average = phase.averaging.of(model)
+    parts = {"average": average} if phase.averaging.kind != "none" else {}
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, **parts)
     manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=1)
     history = _resume(checkpoint, manager, folder)
     _sweep(folder / "checkpoints", manager.latest_checkpoint)
     if len(history) >= phase.epochs:
         say(f"{phase.name}: done before, {len(history)} epochs")
+        average.apply(model)
         return history[: phase.epochs]
     if history:
         say(f"{phase.name}: going on after epoch {len(history)}")
@@ -133,7 +140,8 @@ def run_phase(
     with storing(tensorboard):
         writer = tf.summary.create_file_writer(str(tensorboard / phase.name))
     for number in range(len(history), phase.epochs):
-        epoch = _train_epoch(phase, model, stream, number=number, callbacks=callbacks)
+        epoch = _train_epoch(phase, model, stream, number=number, callbacks=callbacks, average=average)
+        average.after_epoch(number, epochs=phase.epochs)
         probabilities = predict(model, validation.pixels, input_scale)
         epoch["val_loss"] = _log_loss(validation.labels, probabilities)
         epoch["val_auroc"] = float(auroc(validation.labels, probabilities))
@@ -149,6 +157,7 @@ def run_phase(
             f"{epoch['seconds']:.0f} s, waiting for input {epoch['input_wait_share']:.1%}"
         )
     callbacks.on_train_end()
+    average.apply(model)
     return history
 
 
@@ -189,7 +198,9 @@ def _sweep(folder: Path, latest: str | None) -> None:
             path.unlink()
 
 
-def _train_epoch(phase: Phase, model: Any, stream: BatchStream, *, number: int, callbacks: Any) -> Epoch:
+def _train_epoch(
+    phase: Phase, model: Any, stream: BatchStream, *, number: int, callbacks: Any, average: WeightAverage
+) -> Epoch:
     name = f"{phase.name} {number + 1}/{phase.epochs}"
     callbacks.on_epoch_begin(number)
     model.reset_metrics()
@@ -209,6 +220,7 @@ def _train_epoch(phase: Phase, model: Any, stream: BatchStream, *, number: int, 
         callbacks.on_train_batch_begin(index)
         loss = float(model.train_on_batch(batch.x, batch.y, sample_weight=batch.weights, reset_metrics=False))
         callbacks.on_train_batch_end(index)
+        average.after_step()
         took_s.append(time.perf_counter() - begun_s)
 
     # Keras traces the graph in the first step, which takes much longer than all others: it is shown and timed apart.
@@ -254,7 +266,7 @@ def reestimate_batch_norm(model: Any, stream: BatchStream, *, batches: int = 30)
     layers = [x for x in model.submodules if isinstance(x, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in layers]
     call = tf.function(lambda x, m: _with_momentum(model, layers, x, m), reduce_retracing=True)
-    source = stream.epoch(10**6)  # an order that no training epoch has
+    source = stream.plain_epoch(10**6)  # an order that no training epoch has
     for done in range(min(batches, stream.steps)):
         # momentum n/(n+1) makes the moving value the plain mean of n+1 batches.
         call(tf.constant(next(source).x), tf.constant(done / (done + 1), tf.float32))

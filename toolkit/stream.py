@@ -13,6 +13,7 @@ import numpy.typing as npt
 from firmware_bridge.preprocess import Preprocessing
 from toolkit.augment import Augmenter
 from toolkit.input_scale import InputScale
+from toolkit.mix import Mixing
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -25,7 +26,7 @@ class Batch:
 
     Attributes:
         x: (B, S, S, 1) float32, normalised.
-        y: (B, 1) float32, 0 or 1.
+        y: (B, 1) float32, 0 or 1; between them where pairs are mixed.
         weights: (B,) float32, mean about 1.
     """
 
@@ -44,12 +45,14 @@ class TrainingSet:
         labels: (N,) int64, 0 or 1.
         tonal: the steps that are still to come.
         input_scale: of the network.
+        lungs: (N, S, S) uint8, 0 outside the lungs, in the geometry of `pixels`; None where they are not known.
     """
 
     pixels: Grey
     labels: npt.NDArray[np.int64]
     tonal: Preprocessing | None
     input_scale: InputScale
+    lungs: Grey | None = None
 
 
 def class_weights(labels: npt.NDArray[np.int64]) -> Floats:
@@ -63,13 +66,22 @@ class BatchStream:
     """Batches of one training set, epoch by epoch."""
 
     def __init__(
-        self, data: TrainingSet, *, batch_size: int, augmenter: Augmenter, seed: int, workers: int, weigh: bool
+        self,
+        data: TrainingSet,
+        *,
+        batch_size: int,
+        augmenter: Augmenter,
+        seed: int,
+        workers: int,
+        weigh: bool,
+        mixing: Mixing | None = None,
     ) -> None:
         """Prepare; `workers` threads augment, 0 augments in the caller's thread."""
         self._data = data
         self._augmenter = augmenter
         self._seed = seed
         self._workers = workers
+        self._mixing = mixing or Mixing()
         # A training set below one batch is one smaller batch.
         self._batch_size = min(batch_size, len(data.labels))
         self._weights = class_weights(data.labels) if weigh else np.ones(len(data.labels), np.float32)
@@ -81,6 +93,12 @@ class BatchStream:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`, 0 or more. The order depends on the seed and the number alone."""
+        for index, batch in enumerate(self.plain_epoch(number)):
+            x, y, weights = self._mixing.apply(batch.x, batch.y, batch.weights, seed=(self._seed, number, index))
+            yield Batch(x=x, y=y, weights=weights)
+
+    def plain_epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of epoch `number`, augmented but never mixed in pairs: what the device's inputs look like."""
         order = np.random.default_rng((self._seed, number)).permutation(len(self._data.labels))
         chunks = [order[i * self._batch_size : (i + 1) * self._batch_size] for i in range(self.steps)]
         if not self._workers:
@@ -100,8 +118,11 @@ class BatchStream:
 
     def _one(self, row: int, epoch: int) -> Grey:
         # Any mixing of the three numbers will do, as long as no two X-rays of an epoch share a seed.
-        seed = int(np.random.SeedSequence((self._seed, epoch, row)).generate_state(1)[0])
-        pixels = self._augmenter(self._data.pixels[row], seed=seed)
+        seed, other = (int(n) for n in np.random.SeedSequence((self._seed, epoch, row)).generate_state(2))
+        lungs, partner = None, None
+        if self._data.lungs is not None and self._augmenter.needs_lungs:
+            lungs, partner = self._data.lungs[row], self._data.pixels[other % len(self._data.labels)]
+        pixels = self._augmenter(self._data.pixels[row], seed=seed, lungs=lungs, other=partner)
         return self._data.tonal.apply(pixels) if self._data.tonal else pixels
 
     def _batch(self, rows: npt.NDArray[np.int64], images: list[Grey]) -> Batch:

@@ -14,10 +14,12 @@ import numpy as np
 from firmware_bridge.errors import ConfigError, InputError
 from firmware_bridge.preprocess import Preprocessing
 from toolkit.augment import Augmenter
+from toolkit.average import Averaging
 from toolkit.config import TrainConfig, read_config
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import Grey, Loaded, geometric_and_tonal, load
 from toolkit.files import replacing, write_atomically
+from toolkit.mix import Mixing
 from toolkit.model import Architecture, build_classifier
 from toolkit.phase import Phase, Schedule, Validation, reestimate_batch_norm, run_phase
 from toolkit.progress import waiting
@@ -165,6 +167,13 @@ class _Run:
         self.data, self.config, self.folder, self.say = data, config, folder, say
         self.arch = architecture(config)
         self.phases: list[dict[str, Any]] = []
+        self.mixing = Mixing(
+            mixup=config.mixup,
+            mixup_alpha=config.mixup_alpha,
+            cutmix=config.cutmix,
+            cutmix_alpha=config.cutmix_alpha,
+        )
+        self.averaging = Averaging(config.averaging, decay=config.ema_decay, last_epochs=config.swa_epochs)
 
     def stream(self, phase: int) -> BatchStream:
         training = TrainingSet(
@@ -176,10 +185,11 @@ class _Run:
         return BatchStream(
             training,
             batch_size=self.config.batch_size,
-            augmenter=Augmenter(self.config.augment),
+            augmenter=Augmenter(self.config.augment, self.config.augmentations()),
             seed=self.config.seed * 1000 + phase,
             workers=self.config.workers,
             weigh=self.config.class_weights,
+            mixing=self.mixing,
         )
 
     def fit(self, name: str, model: Any, stream: BatchStream, *, epochs: int, rate: float, **options: Any) -> None:
@@ -189,6 +199,7 @@ class _Run:
             epochs=epochs,
             schedule=Schedule(peak=rate, warmup_steps=warmup, total_steps=max(warmup + 1, epochs * stream.steps)),
             label_smoothing=self.config.label_smoothing,
+            averaging=self.averaging,
             **options,
         )
         history = run_phase(
@@ -239,6 +250,10 @@ class _Run:
             quantized = quantize_aware(pruned, input_scale=self.arch.input_scale)
         stream = self.stream(2)
         self.fit("qat", quantized, stream, epochs=self.config.qat_epochs, rate=self.config.qat_rate)
+        if self.averaging.kind != "none":
+            # The statistics belong to the last weights, not to their average.
+            with waiting("qat: averaging batch statistics"):
+                reestimate_batch_norm(quantized, stream)
         return quantized
 
     def _settled(self, name: str, model: Any, stream: BatchStream) -> Any:
