@@ -1,4 +1,4 @@
-"""The calibration stage of a run: temperature and threshold of each file, on its own validation outputs."""
+"""The calibration stage of a run: temperature, bias and threshold of each file, on its own validation outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolkit.train import TrainingData
 def calibrate_run(
     exported: Mapping[str, ExportedModel], data: TrainingData, config: TrainConfig, *, folder: Path
 ) -> None:
-    """Fit temperature and threshold of each file on its own validation outputs; write `calibration.json`.
+    """Fit temperature, bias and threshold of each file on its own validation outputs; write `calibration.json`.
 
     Raises:
         InputError: validation holds one class only.
@@ -30,6 +30,7 @@ def calibrate_run(
             data.validation.labels,
             patients=patients,
             sensitivity=config.sensitivity,
+            with_bias=config.calibrate_bias,
             seed=config.seed,
         ).to_json()
         for model in exported.values()

@@ -87,6 +87,7 @@ class TrainConfig:
     bn_momentum: float = _doc(0.9, "Momentum of batch normalisation; 0.99 lags behind on small data.")
     class_weights: bool = _doc(True, "Weigh the classes so that both count the same.")
     sensitivity: float = _doc(0.95, "Sensitivity that the decision threshold is chosen for, on validation.")
+    calibrate_bias: bool = _doc(True, "Fit a bias beside the temperature: class weights move the share of positives.")
     representative: int = _doc(100, "X-rays that calibrate post-training quantization.")
     golden: int = _doc(4, "X-rays stored in the bundle with their expected outputs.")
     max_int8_loss: float = _doc(0.01, "Export fails when int8 loses more validation AUROC than this.")

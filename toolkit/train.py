@@ -42,6 +42,7 @@ class TrainingData:
         validation_rows: the X-rays of `validation`, in its order.
         tonal: the steps between `train.pixels` and the network, None when there are none.
         unreadable: path and reason of X-rays that are left out.
+        lungs: (N, S, S) uint8 masks in the geometry of `train`, 0 outside; None where nothing finds lungs.
     """
 
     train: Loaded
@@ -50,6 +51,7 @@ class TrainingData:
     validation_rows: tuple[Xray, ...]
     tonal: Preprocessing | None
     unreadable: tuple[tuple[Path, str], ...]
+    lungs: Grey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,16 @@ def claim_run(folder: Path, config: TrainConfig) -> None:
     if path.exists():
         before = read_config(path, {})
         # None of these changes what is trained; what is exported is made anew at every start.
-        free = ("workers", "allow_leaks", "allow_int8_loss", "max_int8_loss", "sensitivity", "representative", "golden")
+        free = (
+            "workers",
+            "allow_leaks",
+            "allow_int8_loss",
+            "max_int8_loss",
+            "sensitivity",
+            "calibrate_bias",
+            "representative",
+            "golden",
+        )
         differing = [
             f.name
             for f in dataclasses.fields(config)
@@ -160,6 +171,16 @@ def train(data: TrainingData, config: TrainConfig, *, folder: Path, say: Say) ->
     return Trained(float_model=float_model, pruned=pruned, quantized=quantized, history=history)
 
 
+def _require_lungs(augmenter: Augmenter, data: TrainingData) -> None:
+    if augmenter.needs_lungs and data.lungs is None:
+        raise ConfigError(
+            "augmentation that tells lungs from the rest needs to know where they are",
+            expected="a lung network",
+            came="none",
+            do="set augment_lungs_only and augment_outside to 0",
+        )
+
+
 class _Run:
     """The phases of one run, with what they share."""
 
@@ -167,6 +188,8 @@ class _Run:
         self.data, self.config, self.folder, self.say = data, config, folder, say
         self.arch = architecture(config)
         self.phases: list[dict[str, Any]] = []
+        self.augmenter = Augmenter(config.augment, config.augmentations())
+        _require_lungs(self.augmenter, data)
         self.mixing = Mixing(
             mixup=config.mixup,
             mixup_alpha=config.mixup_alpha,
@@ -181,11 +204,12 @@ class _Run:
             labels=self.data.train_labels,
             tonal=self.data.tonal,
             input_scale=self.arch.input_scale,
+            lungs=self.data.lungs,
         )
         return BatchStream(
             training,
             batch_size=self.config.batch_size,
-            augmenter=Augmenter(self.config.augment, self.config.augmentations()),
+            augmenter=self.augmenter,
             seed=self.config.seed * 1000 + phase,
             workers=self.config.workers,
             weigh=self.config.class_weights,

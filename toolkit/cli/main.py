@@ -19,6 +19,7 @@ COMMANDS = {
     "data": ("toolkit.cli.data", "Index, split and audit labelled X-rays."),
     "train-qat": ("toolkit.cli.train_qat", "Train, prune 30%, quantize, export int8 and FP16."),
     "evaluate": ("toolkit.cli.evaluate", "Score .tflite files on labelled X-rays, inside and outside."),
+    "recalibrate": ("toolkit.cli.recalibrate", "Fit a bundle to a site's own X-rays, without training."),
     "bundle": ("toolkit.cli.bundle", "Build, inspect and verify the one-file bundle."),
     "agent": ("toolkit.cli.agent", "Score every X-ray that arrives in a folder; report it once."),
     "results": ("toolkit.cli.results", "Write an agent's results as CSV or JSON lines."),

@@ -1,0 +1,63 @@
+"""A bundle fitted to a site: the same model files, honest probabilities there, golden cases that hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from firmware_bridge.bundle import open_bundle
+from firmware_bridge.errors import InputError
+from firmware_bridge.golden import require_golden
+from toolkit.bundle_folder import bundle_from_run
+from toolkit.cli.recalibrate import command
+from toolkit.data.index import Index
+from toolkit.recalibrate import recalibrate
+from toolkit.score_index import NamedIndex
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, samples: Path) -> Path:
+    """The tiny model with a calibration that is far off: everything is called sick."""
+    folder = tmp_path / "run"
+    (folder / "models").mkdir(parents=True)
+    shutil.copy(DATA / "tiny.int8.tflite", folder / "models" / "model.int8.tflite")
+    shutil.copy(DATA / "tiny.head.npy", folder / "models" / "head.int8.npy")
+    fitted = {"temperature": 1.0, "bias": 6.0, "threshold": 0.4}
+    (folder / "calibration.json").write_text(json.dumps({"models": {"model.int8.tflite": fitted}}))
+    index = Index.read(samples / "index.csv")
+    index.with_rows([replace(row, split="validation") for row in index.rows]).write(folder / "index.csv")
+    return bundle_from_run(folder, golden=3)
+
+
+def test_the_new_bundle_is_calibrated_and_the_model_is_the_same(bundle: Path, samples: Path, tmp_path: Path) -> None:
+    out = tmp_path / "site.cxr"
+    arguments = [str(bundle), "--index", f"site={samples / 'index.csv'}", "--out", str(out)]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert "64 X-rays" in result.output
+    with open_bundle(bundle) as before, open_bundle(out) as after:
+        name = before.manifest.models[0].file
+        assert before.read(name) == after.read(name)
+        assert len(require_golden(after)) == 3
+        old, new = before.manifest.models[0], after.manifest.models[0]
+        assert after.manifest.name == f"{before.manifest.name} site"
+        assert after.manifest.data["recalibrated_on"]["images"] == 64
+    told = new.metrics["recalibrated"]
+    assert told["ece_before"] > 0.3
+    assert told["ece_after_held_out"] < told["ece_before"]
+    assert new.calibration.bias != old.calibration.bias
+    assert new.calibration.wished_sensitivity == 0.95
+
+
+def test_one_class_only_is_refused(bundle: Path, samples: Path, tmp_path: Path) -> None:
+    index = Index.read(samples / "index.csv")
+    sick = index.with_rows(row for row in index if row.label == "pneumonia")
+    with pytest.raises(InputError, match="only one class"):
+        recalibrate(bundle, NamedIndex("site", tmp_path, "", sick), out=tmp_path / "site.cxr")
+    assert not (tmp_path / "site.cxr").exists()

@@ -1,0 +1,61 @@
+"""`cxr-edge recalibrate`: parse, fit, write, say what changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from firmware_bridge.result import NOTICE
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("recalibrate", epilog=NOTICE)
+@click.argument("bundle", type=_FILE)
+@click.option(
+    "--index",
+    required=True,
+    metavar="NAME=PATH[:SPLIT]",
+    help="Labelled X-rays of the site, of patients that the model was not trained on.",
+)
+@click.option("--out", type=_FILE, required=True, help="The bundle to write; unsigned (cxr-edge bundle sign).")
+@click.option("--name", default="", help="Of the new bundle. Default: the old name and the index's.")
+@click.option("--sensitivity", type=click.FloatRange(0.5, 1.0), default=0.95, show_default=True, help="Wished.")
+@click.option("--bias/--no-bias", default=True, show_default=True, help="Fit the site's share of positives as well.")
+@click.option("--conservative", is_flag=True, help="Take the lower end of the threshold's interval.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of bootstrap and folds.")
+@click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Threads that score.")
+def command(
+    bundle: Path,
+    index: str,
+    out: Path,
+    name: str,
+    sensitivity: float,
+    bias: bool,
+    conservative: bool,
+    seed: int,
+    workers: int,
+) -> None:
+    """Fit temperature, bias and threshold of BUNDLE to a site's own X-rays, without training."""
+    from toolkit.evaluate import parse_named_index
+    from toolkit.recalibrate import recalibrate
+
+    done = recalibrate(
+        bundle,
+        parse_named_index(index),
+        out=out,
+        sensitivity=sensitivity,
+        with_bias=bias,
+        conservative=conservative,
+        name=name,
+        seed=seed,
+        workers=workers,
+    )
+    for one in done:
+        click.echo(
+            f"{one.model}: {one.fit.images} X-rays of {one.fit.patients} patients; ECE {one.ece_before:.3f} before, "
+            f"{one.ece_after:.3f} after (on patients held out); temperature {one.fit.temperature:.3f}, "
+            f"bias {one.fit.bias:+.3f}, threshold {one.threshold_before:.3f} before, {one.fit.choice.threshold:.3f} now"
+        )
+    click.echo(f"{out}, unsigned. {NOTICE}")

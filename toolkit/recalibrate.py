@@ -1,0 +1,185 @@
+"""`cxr-edge recalibrate`: a bundle fitted to a site's own labelled X-rays, without training.
+
+Temperature, bias and threshold are fitted anew; the model files stay byte for byte what they were. The bias learns the
+share of positives among the X-rays given, so these should come as the site's patients come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.calibrate import CalibrationFit, bins_for, calibrate
+from calibration.golden import golden_tolerance
+from calibration.held_out import held_out_probabilities
+from calibration.metrics import ece
+from calibration.temperature import calibrated
+from firmware_bridge.bundle import open_bundle
+from firmware_bridge.decode import decode
+from firmware_bridge.manifest import SIGNATURE_NAME, CalibrationEntry, GoldenEntry, Manifest, ModelEntry
+from toolkit.bundle import build_bundle
+from toolkit.score_index import NamedIndex, score_index
+from toolkit.summary import ScoredSet
+from toolkit.under_test import ModelUnderTest, from_bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Recalibrated:
+    """What changed for one model.
+
+    Attributes:
+        model: its file in the bundle.
+        fit: the new calibration.
+        ece_before: of the bundle's own calibration on these X-rays.
+        ece_after: of the new way of calibrating, each patient's probability from a fit to other patients.
+        threshold_before: of the bundle.
+    """
+
+    model: str
+    fit: CalibrationFit
+    ece_before: float
+    ece_after: float
+    threshold_before: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest keeps it."""
+        return {
+            "ece_before": self.ece_before,
+            "ece_after_held_out": self.ece_after,
+            "threshold_before": self.threshold_before,
+            **self.fit.to_json(),
+        }
+
+
+def recalibrate(
+    bundle: Path,
+    xrays: NamedIndex,
+    *,
+    out: Path,
+    sensitivity: float = 0.95,
+    with_bias: bool = True,
+    conservative: bool = False,
+    name: str = "",
+    seed: int = 0,
+    workers: int = 2,
+) -> list[Recalibrated]:
+    """Write `out`: `bundle` with temperature, bias and threshold of each model fitted to `xrays`. It is unsigned.
+
+    Args:
+        bundle: the bundle to start from.
+        xrays: labelled X-rays of the site, not trained on.
+        out: the bundle to write.
+        sensitivity: that the threshold is chosen for.
+        with_bias: fit a bias, which also learns the share of positives; without, temperature alone.
+        conservative: take the lower end of the threshold's interval.
+        name: of the new bundle; "": the old one's with the index's name behind it.
+        seed: of the bootstrap and the folds.
+        workers: threads that score.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        InputError: the X-rays do not show both classes, or too few patients.
+    """
+    models = from_bundle(bundle)
+    assert models[0].labels is not None  # every bundle names its labels
+    scored = score_index(xrays, models, labels=models[0].labels, workers=workers)
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+        files: dict[str, bytes | Path] = {file: opened.read(file) for file in manifest.files if file != SIGNATURE_NAME}
+    done: list[Recalibrated] = []
+    for entry, model in zip(manifest.models, models, strict=True):
+        fit = calibrate(
+            scored.logits[model.name],
+            scored.positive,
+            patients=scored.patients,
+            sensitivity=sensitivity,
+            with_bias=with_bias,
+            conservative=conservative,
+            seed=seed,
+        )
+        done.append(_compared(entry, model, fit, scored, with_bias=with_bias, seed=seed))
+    entries = [_entry(entry, one) for entry, one in zip(manifest.models, done, strict=True)]
+    _write(out, manifest, entries, files, models=models, name=name or f"{manifest.name} {xrays.name}", scored=scored)
+    return done
+
+
+def _compared(
+    entry: ModelEntry, model: ModelUnderTest, fit: CalibrationFit, scored: ScoredSet, *, with_bias: bool, seed: int
+) -> Recalibrated:
+    bins = bins_for(scored.positive.size)
+    held_out = held_out_probabilities(
+        scored.logits[model.name], scored.positive, patients=scored.patients, with_bias=with_bias, seed=seed
+    )
+    return Recalibrated(
+        model=entry.file,
+        fit=fit,
+        ece_before=ece(scored.positive, scored.probabilities[model.name], bins=bins),
+        ece_after=ece(scored.positive, held_out, bins=bins),
+        threshold_before=entry.calibration.threshold,
+    )
+
+
+def _entry(entry: ModelEntry, one: Recalibrated) -> ModelEntry:
+    low, high = one.fit.choice.interval.low, one.fit.choice.interval.high
+    calibration = CalibrationEntry(
+        temperature=one.fit.temperature,
+        bias=one.fit.bias,
+        threshold=one.fit.choice.threshold,
+        wished_sensitivity=one.fit.choice.wished_sensitivity,
+        threshold_interval=(low, high) if np.isfinite([low, high]).all() else None,
+    )
+    return replace(entry, calibration=calibration, metrics={**entry.metrics, "recalibrated": one.to_json()})
+
+
+def _write(
+    out: Path,
+    manifest: Manifest,
+    entries: list[ModelEntry],
+    files: dict[str, bytes | Path],
+    *,
+    models: list[ModelUnderTest],
+    name: str,
+    scored: ScoredSet,
+) -> None:
+    site = {
+        "index_sha256": scored.fingerprint,
+        "images": int(scored.positive.size),
+        "positives": int(scored.positive.sum()),
+        "patients": int(np.unique(scored.patients).size),
+    }
+    build_bundle(
+        out,
+        name=name,
+        labels=(manifest.label_negative, manifest.label_positive),
+        preprocessing=manifest.preprocessing,
+        models=entries,
+        files=files,
+        golden=_golden(manifest, entries, files, models),
+        metrics=manifest.metrics,
+        data={**manifest.data, "recalibrated_on": site},
+        sparsity=manifest.sparsity,
+        tools=manifest.tools,
+        suitability=manifest.suitability,
+    )
+
+
+def _golden(
+    manifest: Manifest, entries: list[ModelEntry], files: dict[str, bytes | Path], models: list[ModelUnderTest]
+) -> list[GoldenEntry]:
+    """The golden cases with what the new calibration makes of them."""
+    cases: list[GoldenEntry] = []
+    for entry, model in zip(entries, models, strict=True):
+        opened = model.open()
+        old = [case for case in manifest.golden if case.model == entry.file]
+        for case in old:
+            image = files[case.file]
+            assert isinstance(image, bytes)
+            logit = opened.logit(decode(image, min_side_px=model.preprocessing.decode_min_side_px))
+            fitted = entry.calibration
+            probability = float(calibrated(np.array([logit]), temperature=fitted.temperature, bias=fitted.bias)[0])
+            tolerance = max(case.tolerance, golden_tolerance([probability], [probability]))
+            cases.append(replace(case, probability=probability, tolerance=tolerance))
+    return cases
