@@ -16,10 +16,13 @@ from types import FrameType
 from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.audit import AuditLog, AuditSettings
 from firmware_bridge.bundle import Bundle, open_bundle
+from firmware_bridge.claims import Claims
 from firmware_bridge.errors import BrokerError, ConfigError, ResourceError
+from firmware_bridge.filing import DONE, REJECTED, Filing
 from firmware_bridge.health import Health
 from firmware_bridge.identity import default_device_name, load_or_make_key
-from firmware_bridge.intake import Intake, IntakeSettings
+from firmware_bridge.intake import Intake
+from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.journal import Journal
 from firmware_bridge.logs import LogSettings, set_up
 from firmware_bridge.notify import notify, reloading
@@ -28,6 +31,7 @@ from firmware_bridge.parts import Changes, Context
 from firmware_bridge.pipeline import Labels, Pipeline, Tally
 from firmware_bridge.recorder import Recorder
 from firmware_bridge.result import ModelRef
+from firmware_bridge.score import Scorer
 from firmware_bridge.settings import Settings
 from firmware_bridge.spool import Spool
 from firmware_bridge.trust import TrustedKey, read_trusted_keys
@@ -140,27 +144,47 @@ class Agent:
             )
 
     def _run(self, watch: Path, bundle: Bundle, journal: Journal, audit: AuditLog, *, key: bytes) -> Summary:
-        intake_settings = self._settings.section(IntakeSettings)
+        options = self._settings.section(IntakeSettings)
+        claims = Claims(
+            watch,
+            default_device_name(key),  # from the key: the user may give two agents one name
+            stale_s=options.stale_claim_s,
+            problem=lambda text: self._health.report("claims", text),
+        )
+        claims.put_back()
+        moves = frozenset(name for name, told in ((DONE, options.done), (REJECTED, options.rejected)) if told == "move")
         intake = Intake(
             watch,
             known=lambda path, status: journal.knows(path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns),
-            options=intake_settings,
+            options=options,
             once=self._once,
             problem=lambda text: self._health.report("folder", text),
+            not_into=moves,
+            on_look=claims.tidy,
         )
         changes = Changes()
         spool = Spool(journal.path.parent, journal, intake, on_change=changes.note)
         spool.tidy()
+        filing = Filing(watch, claims, spool, moves=moves)
         recorder = Recorder(
             journal,
             self._health,
             on_results=changes.note,
             on_done=intake.done,
-            spool=spool,
+            filing=filing,
+            report_again=options.repeated == "report",
             patient=not self._once,
             audit=self._follower(audit, journal),
         )
-        pipeline = self._pipeline(bundle, key, journal, intake, recorder, grace_s=intake_settings.grace_s)
+        pipeline = Pipeline(
+            *self._scoring(bundle, key),
+            journal=journal,
+            intake=intake,
+            recorder=recorder,
+            claims=claims,
+            filing=filing,
+            grace_s=options.grace_s,
+        )
         context = Context(
             journal=journal,
             spool=spool,
@@ -190,11 +214,10 @@ class Agent:
             self._wait(intake, journal, parts)
         finally:
             self._shut_down(intake, recorder, stages, parts)
+            claims.close()
         return self._summary(journal, pipeline.tally, reports="mqtt" in parts)
 
-    def _pipeline(
-        self, bundle: Bundle, key: bytes, journal: Journal, intake: Intake, recorder: Recorder, *, grace_s: float
-    ) -> Pipeline:
+    def _scoring(self, bundle: Bundle, key: bytes) -> tuple[Scorer, Labels]:
         precision = self._options.precision or None
         entry = bundle.manifest.model(precision)
         scorer = bundle.scorer(precision, threads=self._options.threads)
@@ -203,7 +226,7 @@ class Agent:
         labels = Labels(
             bundle.ref, model, bundle.manifest.label_positive, entry.calibration.threshold, key, self._options.names
         )
-        return Pipeline(scorer, labels, journal=journal, intake=intake, recorder=recorder, grace_s=grace_s)
+        return scorer, labels
 
     def _follower(self, audit: AuditLog, journal: Journal) -> Callable[[], None]:
         """What writes the audit log, and then lets those results go out that are in it."""

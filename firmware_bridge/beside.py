@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
-from firmware_bridge.files import short_hash, sync_folder, write_atomically
+from firmware_bridge.files import short_hash, write_atomically
 
 SUFFIX = ".cxr.json"
 _TEMPORARY_PREFIX = ".cxr-"
@@ -38,6 +37,8 @@ def json_path(image: Path) -> Path:
 def write_beside(image: Path, record: str) -> None:
     """Write the JSON of an image: into a temporary file, synced, then renamed. A link in its place is replaced.
 
+    The rename is durable after `files.sync_folder`.
+
     Raises:
         OSError: the folder is gone, read-only, or its disk is full.
     """
@@ -45,13 +46,3 @@ def write_beside(image: Path, record: str) -> None:
     # One temporary name for each image: what a kill leaves behind, the next run overwrites.
     temporary = target.with_name(f"{_TEMPORARY_PREFIX}{short_hash(target.name)}.tmp")
     write_atomically(target, record.encode() + b"\n", temporary=temporary)
-
-
-def sync_folders(images: Iterable[Path]) -> None:
-    """Make the renames of `write_beside` durable: once for each folder, not for each file.
-
-    Raises:
-        OSError: the folder is gone.
-    """
-    for folder in {image.parent for image in images}:
-        sync_folder(folder)

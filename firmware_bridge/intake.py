@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from firmware_bridge.beside import is_taken_name, is_taken_path
-from firmware_bridge.settings import setting
+from firmware_bridge.intake_settings import IntakeSettings
+from firmware_bridge.mounts import network_type
 from firmware_bridge.watch import FolderWatch
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +26,9 @@ _MAX_WAITING = 1000
 _MAX_SETTLING = 10_000
 _TICK_S = 0.2
 _LOOK_S = 5.0
+_NETWORK_POLL_S = 2.0
+# Of its time an idle agent spends at most this share on looking at files that it knows.
+_LOOKING_SHARE = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +38,6 @@ class Candidate:
     path: Path
     last_chance: bool = False
     recovered: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IntakeSettings:
-    """The section [intake]: when a file counts as finished, and how the folder is looked at."""
-
-    SECTION: ClassVar[str] = "intake"
-    poll_s: float | None = setting(
-        None,
-        "Look every so many seconds instead of asking the kernel: for network file systems.",
-        least=0.1,
-        environment="CXR_EDGE_POLL",
-    )
-    settle_s: float = setting(
-        2.0, "Seconds that a file must keep still to count as finished, where nobody tells that it is.", least=0
-    )
-    grace_s: float = setting(
-        10.0, "Seconds that a file which cannot be decoded must keep still before it is refused.", least=0
-    )
-    rescan_s: float = setting(
-        300.0, "Seconds after which everything is looked at again even though the kernel tells.", least=1
-    )
 
 
 @dataclass(slots=True)
@@ -75,6 +56,8 @@ class Intake:
         known: whether a file (path, size, time in ns) was taken before.
         options: see `IntakeSettings`.
         once: look once, and never again.
+        not_into: subfolders that are ours, and not looked into.
+        on_look: called after each look at everything.
         problem: called with a text when the folder cannot be read, with None when it can again.
     """
 
@@ -86,11 +69,17 @@ class Intake:
         options: IntakeSettings,
         once: bool,
         problem: Callable[[str | None], None],
+        not_into: frozenset[str] = frozenset(),
+        on_look: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._known = known
         self._options = options
         self._once = once
+        self._not_into = not_into
+        self._on_look = on_look
+        self._look_took_s = 0.0
+        self.how = ""
         self._problem = problem
         self._changed = threading.Condition()
         self._waiting: deque[Candidate] = deque()
@@ -103,21 +92,30 @@ class Intake:
 
     def run(self) -> None:
         """Find files until `stop`; with `once`, until everything that was there has been handed out."""
+        poll_s = self._poll_s()
         self._scan()
-        watch = None if self._once or self._options.poll_s else FolderWatch(self._folder, self._on_event)
+        watch = None if self._once or poll_s else FolderWatch(self._folder, self._on_event)
         try:
             if watch:
                 watch.start()
                 self._scan()  # what came between the first look and the watch
             self._scanned = True
-            _LOG.info("watching (%s)", "once" if self._once else "by inotify" if watch else "by polling")
-            self._loop(watch)
+            _LOG.info("watching (%s)", self.how)
+            self._loop(watch, poll_s or self._options.rescan_s)
         finally:
             if watch:
                 watch.stop()
 
-    def _loop(self, watch: FolderWatch | None) -> None:
-        every_s = self._options.poll_s or self._options.rescan_s
+    def _poll_s(self) -> float | None:
+        """How often to look; None when the kernel tells. `how` says it in words, for log and status."""
+        poll_s = self._options.poll_s
+        network = network_type(self._folder)
+        self.how = "once" if self._once else "by polling" if poll_s else "by inotify"
+        if network and not self._once and not poll_s:
+            poll_s, self.how = _NETWORK_POLL_S, f"by polling: {network} is a network file system"
+        return poll_s
+
+    def _loop(self, watch: FolderWatch | None, every_s: float) -> None:
         last_s = look_s = time.monotonic()
         while not self._stopped:
             with self._changed:
@@ -131,10 +129,10 @@ class Intake:
                 look_s = now_s
                 if watch.renew():  # the folder was removed and made again, or mounted over
                     self._rescan.set()
-            if self._rescan.is_set() or now_s - last_s >= every_s:
-                last_s = now_s
+            if self._rescan.is_set() or now_s - last_s >= max(every_s, self._look_took_s / _LOOKING_SHARE):
                 self._rescan.clear()
                 self._scan()
+                last_s = time.monotonic()
 
     def stop(self) -> None:
         """Wake everybody and end."""
@@ -224,19 +222,30 @@ class Intake:
             if path is None or len(self._waiting) >= _MAX_WAITING:
                 self._rescan.set()
                 self._changed.notify_all()
-            elif is_taken_path(path.relative_to(self._folder)):
+            elif is_taken_path(below := path.relative_to(self._folder)) and below.parts[0] not in self._not_into:
+                if self._is_known(path):
+                    return  # put back by ourselves, where it was before
                 self._settling.pop(path, None)
                 if path in self._present:
                     self._again.add(path)
                 self._add(Candidate(path))
 
+    def _is_known(self, path: Path) -> bool:
+        try:
+            return self._known(path, path.lstat())
+        except OSError:
+            return False
+
     def _scan(self) -> None:
         try:
-            for path, status in _files(self._folder):
+            start_s = time.thread_time()  # waiting for others does not count
+            for path, status in _files(self._folder, not_into=self._not_into):
                 if self._stopped:
                     return
                 self._look_at(path, status)
             self._problem(None)
+            self._on_look()
+            self._look_took_s = time.thread_time() - start_s
         except OSError as error:
             self._problem(f"the watched folder cannot be read: {error.strerror}")
             _LOG.warning("the watched folder cannot be read: %s", error.strerror)
@@ -286,8 +295,10 @@ class Intake:
                 self._offer(Candidate(path, last_chance=entry.need_s >= self._options.grace_s))
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _files(folder: Path, *, not_into: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:
     """Regular files of names that are ours, with subfolders, without following links, one at a time.
+
+    The subfolders `not_into` of the folder itself are passed over.
 
     Raises:
         OSError: `folder` itself cannot be read. Subfolders that cannot be read are passed over with a log line.
@@ -306,7 +317,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             for entry in entries:
                 try:
                     if entry.is_dir(follow_symlinks=False):
-                        if not entry.name.startswith("."):
+                        if not entry.name.startswith(".") and not (here == folder and entry.name in not_into):
                             folders.append(Path(entry.path))
                     elif entry.is_file(follow_symlinks=False) and is_taken_name(entry.name):
                         yield Path(entry.path), entry.stat(follow_symlinks=False)

@@ -21,132 +21,25 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firmware_bridge.errors import ConfigError, ResourceError
+from firmware_bridge.journal_rows import (
+    SCHEMA,
+    STEPS,
+    TABLES,
+    Arrival,
+    Counts,
+    Outcome,
+    Reply,
+    ReplyTo,
+    Stored,
+    Taken,
+    taken_from,
+)
 
-SCHEMA = 3
-# Schema 2; a new journal takes the same steps from there as an old one.
-_TABLES = """
-CREATE TABLE intake (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  path BLOB NOT NULL,          -- absolute, as the kernel has it: names need not be text
-  sha256 TEXT NOT NULL,        -- of the content, or a stand-in where it could not be read
-  size_bytes INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('taken', 'scored', 'done', 'superseded')),
-  result_id TEXT,
-  taken_s REAL NOT NULL,
-  tries INTEGER NOT NULL DEFAULT 0,
-  UNIQUE (path, sha256)
-);
-CREATE INDEX intake_open ON intake (state, seq) WHERE state IN ('taken', 'scored');
-CREATE TABLE result (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  id TEXT NOT NULL UNIQUE,
-  record TEXT NOT NULL,
-  made_s REAL NOT NULL,
-  sent_s REAL                  -- NULL until the broker acknowledged it
-);
-CREATE INDEX result_unsent ON result (seq) WHERE sent_s IS NULL;
-"""
-_REPLY = """
-CREATE TABLE reply (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  intake INTEGER NOT NULL,     -- seq of the row whose outcome is the answer
-  kind TEXT NOT NULL,          -- which network it came by
-  topic TEXT NOT NULL,         -- where the answer goes
-  correlation BLOB NOT NULL,   -- handed back as it came
-  record TEXT,                 -- NULL until there is an outcome
-  asked_s REAL NOT NULL,
-  sent_s REAL,                 -- NULL until it was acknowledged or given up
-  failure TEXT                 -- why it was given up
-);
-CREATE INDEX reply_intake ON reply (intake) WHERE record IS NULL;
-CREATE INDEX reply_unsent ON reply (kind, seq) WHERE sent_s IS NULL;
-CREATE INDEX reply_asked ON reply (topic, correlation);
-"""
-# schema -> what makes the next one of it
-_STEPS = {
-    1: "ALTER TABLE intake ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;",
-    2: _REPLY,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One finished file, read and hashed."""
-
-    path: Path
-    sha256: str
-    size_bytes: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """An intake row: `state` is 'taken' when it is (still) to be scored; else it was accounted for before."""
-
-    seq: int
-    path: Path
-    sha256: str
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of an intake row: a new record, or the id of one that is there already (`record` None)."""
-
-    seq: int
-    path: Path
-    result_id: str
-    record: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How much is open: rows to score, JSON files to write, results and replies to send; and all results ever."""
-
-    taken: int
-    unwritten: int
-    unsent: int
-    results: int
-    unanswered: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyTo:
-    """Where the answer to an image goes that came by a network. `correlation` is handed back as it came."""
-
-    topic: str
-    correlation: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer that waits to be sent: `record` is the result's, or the refusal's."""
-
-    seq: int
-    to: ReplyTo
-    record: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A result as the journal has it. `sent_s` is None until a broker acknowledged it."""
-
-    seq: int
-    id: str
-    record: str
-    made_s: float
-    sent_s: float | None
-
-
-def _taken(row: tuple[Any, ...]) -> Taken:
-    seq, path, sha256, state = row
-    return Taken(seq, Path(os.fsdecode(path)), sha256, state)
+__all__ = ["SCHEMA", "Arrival", "Counts", "Journal", "Outcome", "Reply", "ReplyTo", "Stored", "Taken"]
 
 
 class Journal:
@@ -199,7 +92,7 @@ class Journal:
                 do="update cxr-edge, or give another folder with --state",
             )
         if version < SCHEMA:
-            steps = [*([] if version else [_TABLES]), *(_STEPS[step] for step in range(version or 2, SCHEMA))]
+            steps = [*([] if version else [TABLES]), *(STEPS[step] for step in range(version or 2, SCHEMA))]
             self._db.executescript(f"BEGIN; {' '.join(steps)} PRAGMA user_version={SCHEMA}; COMMIT;")
 
     @contextmanager
@@ -232,8 +125,9 @@ class Journal:
             return self._db.execute(query, values).fetchall()
 
     def knows(self, path: Path, *, size_bytes: int, mtime_ns: int) -> bool:
-        """Whether this very file (as far as its name, size and time tell) was taken before."""
-        query = "SELECT 1 FROM intake WHERE path=? AND size_bytes=? AND mtime_ns=? AND state!='superseded' LIMIT 1"
+        """Whether this very file (as far as its name, size and time tell) was taken before and is still there."""
+        query = """SELECT 1 FROM intake WHERE path=? AND size_bytes=? AND mtime_ns=? AND state!='superseded'
+                   AND NOT moved LIMIT 1"""
         return bool(self._rows(query, (os.fsencode(path), size_bytes, mtime_ns)))
 
     def take(self, arrivals: Iterable[Arrival], *, reply: ReplyTo | None = None, kind: str = "") -> list[Taken]:
@@ -250,13 +144,13 @@ class Journal:
             INSERT INTO intake (path, sha256, size_bytes, mtime_ns, state, taken_s) VALUES (?, ?, ?, ?, 'taken', ?)
             ON CONFLICT (path, sha256) DO UPDATE SET size_bytes=excluded.size_bytes, mtime_ns=excluded.mtime_ns,
               state=CASE state WHEN 'superseded' THEN 'taken' ELSE state END
-            RETURNING seq, path, sha256, state"""
+            RETURNING seq, path, sha256, state, result_id"""
         taken = []
         with self._transaction() as db:
             for arrival in arrivals:
                 path = os.fsencode(arrival.path)
                 values = (path, arrival.sha256, arrival.size_bytes, arrival.mtime_ns, time.time())
-                row = _taken(db.execute(upsert, values).fetchone())
+                row = taken_from(db.execute(upsert, values).fetchone())
                 older = "UPDATE intake SET state='superseded' WHERE path=? AND seq!=? AND state='taken'"
                 db.execute(older, (path, row.seq))
                 if reply is not None:
@@ -284,8 +178,26 @@ class Journal:
         with self._transaction() as db:
             db.execute("UPDATE intake SET tries=0 WHERE seq=?", (seq,))
 
-    def settle(self, outcomes: Sequence[Outcome], *, written: Sequence[int] = ()) -> list[str]:
-        """Make outcomes durable, all in one commit, and note the rows whose JSON is `written`.
+    def close_row(self, seq: int) -> None:
+        """The file is accounted for without a result of ours: another agent has scored it."""
+        with self._transaction() as db:
+            db.execute("UPDATE intake SET state='done' WHERE seq=?", (seq,))
+
+    def settle(
+        self,
+        outcomes: Sequence[Outcome],
+        *,
+        written: Sequence[int] = (),
+        moved: Sequence[int] = (),
+        report_again: bool = False,
+    ) -> list[str]:
+        """Make outcomes durable, all in one commit.
+
+        Args:
+            outcomes: what came of rows.
+            written: the rows whose JSON lies beside the file.
+            moved: those of them whose file is no longer where it was found: a new one may come under its name.
+            report_again: an outcome whose record is there already is to be reported once more.
 
         Returns:
             The record of each outcome: where its id was there already, the first one, so that an id has one record.
@@ -294,9 +206,12 @@ class Journal:
         insert = "INSERT INTO result (id, record, made_s) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
         with self._transaction() as db:
             db.executemany("UPDATE intake SET state='done' WHERE seq=?", [(seq,) for seq in written])
+            db.executemany("UPDATE intake SET moved=1 WHERE seq=?", [(seq,) for seq in moved])
             for outcome in outcomes:
                 if outcome.record is not None:
                     db.execute(insert, (outcome.result_id, outcome.record, time.time()))
+                elif report_again:
+                    db.execute("UPDATE result SET sent_s=NULL WHERE id=?", (outcome.result_id,))
                 row = db.execute("SELECT record FROM result WHERE id=?", (outcome.result_id,)).fetchone()
                 records.append(str(row[0]))
                 update = "UPDATE intake SET state='scored', result_id=? WHERE seq=?"
@@ -310,8 +225,9 @@ class Journal:
 
     def open_intakes(self, *, after: int = 0, limit: int = 100) -> list[Taken]:
         """Rows that a former run took and did not score, oldest first."""
-        query = "SELECT seq, path, sha256, state FROM intake WHERE state='taken' AND seq>? ORDER BY seq LIMIT ?"
-        return [_taken(row) for row in self._rows(query, (after, limit))]
+        query = """SELECT seq, path, sha256, state, result_id FROM intake
+                   WHERE state='taken' AND seq>? ORDER BY seq LIMIT ?"""
+        return [taken_from(row) for row in self._rows(query, (after, limit))]
 
     def unwritten(self, *, after: int = 0, limit: int = 100) -> list[tuple[int, Path, str]]:
         """(seq, path, record) of rows whose JSON is not known to lie beside the file, oldest first."""

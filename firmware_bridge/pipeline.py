@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from firmware_bridge.claims import Claims, InUse, Lost
 from firmware_bridge.decode import DEFAULT_LIMITS, Decoded, decode
 from firmware_bridge.errors import CxrEdgeError, ImageError, UnreadableImage
+from firmware_bridge.filing import Filing
 from firmware_bridge.intake import Candidate, Intake
 from firmware_bridge.journal import Journal, Outcome, Taken
 from firmware_bridge.reading import Contents, NoFile, NotFinished, read_file
@@ -67,6 +69,8 @@ class Pipeline:
         journal: open.
         intake: where files come from.
         recorder: where outcomes go.
+        claims: keep other agents off what this one works on.
+        filing: knows what another agent has scored.
         grace_s: a younger file that cannot be decoded may be half-written still.
     """
 
@@ -78,6 +82,8 @@ class Pipeline:
         journal: Journal,
         intake: Intake,
         recorder: Recorder,
+        claims: Claims,
+        filing: Filing,
         grace_s: float,
     ) -> None:
         self._scorer = scorer
@@ -85,6 +91,8 @@ class Pipeline:
         self._journal = journal
         self._intake = intake
         self._recorder = recorder
+        self._claims = claims
+        self._filing = filing
         self._grace_s = grace_s
         self._images: queue.Queue[tuple[Taken, Decoded, float] | None] = queue.Queue(_QUEUED_IMAGES)
         self.tally = Tally()
@@ -117,17 +125,69 @@ class Pipeline:
 
     def _open(self, candidate: Candidate) -> Contents | None:
         self._recorder.progress.beat()
+        path = candidate.path
         try:
-            return read_file(candidate.path, max_bytes=DEFAULT_LIMITS.max_bytes)
-        except NotFinished:
-            self._intake.later(candidate.path, decoded=True)
+            # Its writer is long done: claimed before the work, so that agents share it. A young one may be written
+            # piece by piece by its name, and must not move before it has proved to be whole.
+            where = self._claims.claim(path) if self._is_old(path) else path
+            return read_file(where, max_bytes=DEFAULT_LIMITS.max_bytes, name=path)
+        except (NotFinished, InUse):
+            self._put_off(path, decoded=True)
+        except Lost:
+            self._lost(path)
         except NoFile:
-            if candidate.recovered:
-                self._vanished(candidate.path)
+            self._release(path)
+            if candidate.recovered and not self._claims.held_by_others(path):
+                self._vanished(path)
             else:
-                self._recorder.insist(lambda: self._journal.supersede(candidate.path))
-                self._intake.done(candidate.path)
+                self._lost(path)
         return None
+
+    def _is_old(self, path: Path) -> bool:
+        try:
+            age_s = time.time() - path.lstat().st_mtime
+        except OSError as error:
+            raise NoFile from error
+        return abs(age_s) > self._grace_s  # a clock set back makes files of the future
+
+    def _lost(self, path: Path) -> None:
+        """Another agent has the file, or it went away before it ever was a whole image."""
+        self._recorder.insist(lambda: self._journal.supersede(path))
+        self._intake.done(path)
+
+    def _put_off(self, path: Path, *, decoded: bool) -> None:
+        self._release(path)
+        self._intake.later(path, decoded=decoded)
+
+    def _release(self, path: Path) -> None:
+        try:
+            self._claims.release(path)
+        except OSError as error:
+            _LOG.warning("a claimed file cannot be put back now: %s", error.strerror)
+
+    def _have(self, row: Taken, contents: Contents) -> bool:
+        """Claim the file, unless that was done before; False when it is not ours to score."""
+        if not self._claims.holds(row.path):
+            try:
+                if not contents.is_at(self._claims.claim(row.path)):
+                    raise InUse  # it changed since it was read
+            except Lost:
+                self._lost(row.path)
+                return False
+            except InUse:
+                self._put_off(row.path, decoded=True)
+                return False
+        # Only whoever has the file may look: before, another agent might have been about to finish it.
+        if not self._filing.known_elsewhere(row.path, result_id(row.sha256, self._labels.bundle.id)):
+            return True
+        self.tally.known += 1
+        self._recorder.insist(lambda: self._journal.close_row(row.seq))
+        self._let_go(row.path)
+        return False
+
+    def _let_go(self, path: Path) -> None:
+        self._release(path)
+        self._intake.done(path)
 
     def _take(self, files: list[tuple[Candidate, Contents]]) -> None:
         if not files:
@@ -146,9 +206,10 @@ class Pipeline:
         """
         (row,) = self._recorder.insist(lambda: self._journal.take([contents.arrival]))
         if row.state == "taken" and self._recorder.insist(lambda: self._journal.begin(row.seq)) >= _MOST_TRIES:
-            self._refuse(row, _DEADLY)
-            return
-        self._decode(candidate, contents, row)
+            if self._have(row, contents):
+                self._refuse(row, _DEADLY)
+        else:
+            self._decode(candidate, contents, row)
         while not self._intake.wait_done(candidate.path, timeout_s=_IDLE_S):
             self._recorder.progress.beat()
             if self._recorder.stopping.is_set() or self._recorder.broken.is_set():
@@ -157,7 +218,10 @@ class Pipeline:
     def _decode(self, candidate: Candidate, contents: Contents, row: Taken) -> None:
         if row.state != "taken":
             self.tally.known += 1
-            self._intake.done(candidate.path)
+            if row.result_id is None:
+                self._let_go(row.path)
+            else:
+                self._recorder.put(Outcome(row.seq, row.path, row.result_id, None))
             return
         id = result_id(row.sha256, self._labels.bundle.id)
         if self._recorder.insist(lambda: self._journal.has_result(id)):
@@ -176,9 +240,11 @@ class Pipeline:
             Exception
         ) as error:  # a decoder's bug must not end a service; the file is refused and the trace is logged
             _LOG.exception("image %s: the decoder failed in an unknown way", self._short(row))
-            self._refuse(row, _unknown_failure(error))
+            if self._have(row, contents):
+                self._refuse(row, _unknown_failure(error))
         else:
-            self._recorder.put_into(self._images, (row, decoded, decode_ms))
+            if self._have(row, contents):
+                self._recorder.put_into(self._images, (row, decoded, decode_ms))
 
     def _refuse_or_wait(self, candidate: Candidate, contents: Contents, row: Taken, error: ImageError) -> None:
         age_s = time.time() - contents.arrival.mtime_ns / 1e9
@@ -186,9 +252,9 @@ class Pipeline:
         if isinstance(error, UnreadableImage) and not candidate.last_chance and abs(age_s) < self._grace_s:
             if candidate.recovered:
                 self._recorder.insist(lambda: self._journal.survived(row.seq))
-            self._intake.later(candidate.path, decoded=False)
-            return
-        self._refuse(row, error)
+            self._put_off(candidate.path, decoded=False)
+        elif self._have(row, contents):
+            self._refuse(row, error)
 
     def _refuse(self, row: Taken, error: CxrEdgeError) -> None:
         refusal = Refusal.from_error(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import signal
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,14 @@ class Contents:
     data: bytes = b""
     error: ImageError | None = None
 
+    def is_at(self, path: Path) -> bool:
+        """Whether the file there is the one that was read, as far as size and time tell."""
+        try:
+            status = path.lstat()
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (self.arrival.size_bytes, self.arrival.mtime_ns)
+
 
 class NotFinished(Exception):
     """The file changed while it was read."""
@@ -30,8 +40,13 @@ class NoFile(Exception):
     """There is no regular file of that name (any more)."""
 
 
-def read_file(path: Path, *, max_bytes: int) -> Contents:
+def read_file(path: Path, *, max_bytes: int, name: Path | None = None) -> Contents:
     """Read and hash a file; never a link, a pipe or a device, and never more than `max_bytes`.
+
+    Args:
+        path: where it is now.
+        max_bytes: a larger one is refused.
+        name: the path under which it is journaled, where it was moved to `path`.
 
     Raises:
         NoFile: see there.
@@ -43,26 +58,44 @@ def read_file(path: Path, *, max_bytes: int) -> Contents:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             raise NoFile from error
-        return _unreadable(path, error)
+        return _unreadable(path, error, name or path)
     before = os.fstat(handle)
     if not stat.S_ISREG(before.st_mode):
         os.close(handle)
         raise NoFile
     with os.fdopen(handle, "rb", buffering=0) as file:
         if before.st_size > max_bytes:
-            return _too_large(path, before, max_bytes)
+            return _too_large(name or path, before, max_bytes)
+        if _has_writer(handle):
+            raise NotFinished
         try:
             data = file.read(before.st_size + 1) or b""
         except OSError as error:
-            return _unreadable(path, error)
+            return _unreadable(path, error, name or path)
         after = os.fstat(handle)
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or len(data) != before.st_size:
         raise NotFinished
     digest = hashlib.sha256(data).hexdigest()
-    return Contents(Arrival(path, digest, before.st_size, before.st_mtime_ns), data)
+    return Contents(Arrival(name or path, digest, before.st_size, before.st_mtime_ns), data)
 
 
-def _unreadable(path: Path, error: OSError) -> Contents:
+def _has_writer(handle: int) -> bool:
+    """Whether a program has the file open for writing, as far as the kernel tells.
+
+    fcntl(2), "Leases": a read lease is refused with EAGAIN while anybody has the file open for writing. Only the file's
+    owner (or root) may ask, and network file systems know nothing of it; then the answer is no.
+    """
+    try:
+        # Whoever opens it in this very moment has the kernel signal us. SIGIO would end the process, SIGURG does not.
+        fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _unreadable(path: Path, error: OSError, name: Path) -> Contents:
     try:
         status = path.lstat()
     except OSError:
@@ -73,7 +106,7 @@ def _unreadable(path: Path, error: OSError) -> Contents:
         came=error.strerror or str(error),
         do="mend its permissions or the disk, then copy it again",
     )
-    return Contents(_stand_in(path, status), error=refusal)
+    return Contents(_stand_in(name, status), error=refusal)
 
 
 def _too_large(path: Path, status: os.stat_result, max_bytes: int) -> Contents:

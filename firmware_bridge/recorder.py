@@ -6,14 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from firmware_bridge.beside import sync_folders, write_beside
 from firmware_bridge.errors import ResourceError
+from firmware_bridge.filing import Filed, Filing, sync
 from firmware_bridge.health import Health
 from firmware_bridge.journal import Journal, Outcome
-from firmware_bridge.spool import Spool
 
 _QUEUED_OUTCOMES = 64
 _RETRY_S = 2.0
@@ -35,7 +35,8 @@ class Recorder:
         health: told about a disk that is full.
         on_results: called after results became durable.
         on_done: called with each path that is accounted for.
-        spool: its files are removed when they are accounted for; nothing is written beside them.
+        filing: where X-rays and their JSON go.
+        report_again: a picture that was reported before is reported once more, under the same id.
         patient: wait for a full disk to mend (a service), instead of raising (a single run).
         audit: called when results are durable; they are reported when it returns.
     """
@@ -47,7 +48,8 @@ class Recorder:
         *,
         on_results: Callable[[], None],
         on_done: Callable[[Path], None],
-        spool: Spool,
+        filing: Filing,
+        report_again: bool,
         patient: bool,
         audit: Callable[[], None] = lambda: None,
     ) -> None:
@@ -55,7 +57,8 @@ class Recorder:
         self._health = health
         self._on_results = on_results
         self._on_done = on_done
-        self._spool = spool
+        self._filing = filing
+        self._report_again = report_again
         self._patient = patient
         self._audit = audit
         self.progress = health.progress
@@ -84,7 +87,7 @@ class Recorder:
 
     def run(self) -> None:
         """Body of the thread."""
-        written: list[int] = []
+        written = _Written()
         try:
             self.insist(self._audit)
             self.insist(self._write_missing)
@@ -93,13 +96,13 @@ class Recorder:
             while not ended:
                 self.progress.beat()
                 outcomes, ended = _drain(self._outcomes, timeout_s=_IDLE_S)
-                if outcomes or written:
+                if outcomes or written.seqs:
                     written = self._settle(outcomes, written)
                 if self._health.has("json") and time.monotonic() - retry_s > 5 * _RETRY_S:
                     self.insist(self._write_missing)
                     retry_s = time.monotonic()
             noted = written
-            self.insist(lambda: self._journal.settle([], written=noted))
+            self.insist(lambda: self._note([], noted))
         except Stopped:
             self.broken.set()
         except BaseException:
@@ -127,54 +130,63 @@ class Recorder:
                 self._health.report("journal", None)
                 return value
 
-    def _settle(self, outcomes: list[Outcome], written: list[int]) -> list[int]:
+    def _settle(self, outcomes: list[Outcome], written: _Written) -> _Written:
         """Results durable, then their JSON files, then the news; the next commit notes the files as written."""
-        records = self.insist(lambda: self._journal.settle(outcomes, written=written))
+        records = self.insist(lambda: self._note(outcomes, written))
         if outcomes:
             self.insist(self._audit)
         rows = [(outcome.seq, outcome.path, record) for outcome, record in zip(outcomes, records, strict=True)]
-        done = self._write(rows)
+        done = self._file(rows)
         if outcomes:
             self._on_results()
         for outcome in outcomes:
             self._on_done(outcome.path)
         return done
 
-    def _write(self, rows: list[tuple[int, Path, str]]) -> list[int]:
-        done: list[tuple[int, Path]] = []
+    def _note(self, outcomes: list[Outcome], written: _Written) -> list[str]:
+        return self._journal.settle(
+            outcomes, written=written.seqs, moved=written.moved, report_again=self._report_again
+        )
+
+    def _file(self, rows: list[tuple[int, Path, str]]) -> _Written:
+        filed: list[tuple[int, Filed]] = []
         for seq, path, record in rows:
             try:
-                if self._spool.holds(path):
-                    self._spool.discard(path)
-                else:
-                    write_beside(path, record)
-                done.append((seq, path))
+                filed.append((seq, self._filing.file(seq, path, record)))
             except ResourceError as error:
                 self._health.report("spool", f"{error.what}: {error.came}")
             except OSError as error:
                 self._health.report("json", f"JSON beside the X-rays cannot be written: {error.strerror}")
         try:
-            sync_folders(path for _, path in done)
+            sync(one for _, one in filed)
         except OSError as error:
             self._health.report("json", f"JSON beside the X-rays cannot be synced: {error.strerror}")
-            return []
-        return [seq for seq, _ in done]
+            return _Written()
+        return _Written([seq for seq, _ in filed], [seq for seq, one in filed if one.moved])
 
     def _write_missing(self) -> None:
-        """Write the JSON files that a crash or a full disk left out."""
+        """File what a crash or a full disk left out. The first failure ends it: the rest would fail like it."""
         after, failed = 0, False
-        while rows := self._journal.unwritten(after=after):
+        while not failed and (rows := self._journal.unwritten(after=after)):
             after = rows[-1][0]
             # An X-ray that was moved away since has no place for its JSON any more.
-            gone = {seq for seq, path, _ in rows if path.parent.is_dir() and not path.exists()}
+            gone = [seq for seq, path, _ in rows if self._filing.is_gone(path)]
             here = [row for row in rows if row[0] not in gone]
-            done = self._write(here)
-            failed = failed or len(done) < len(here)
-            self._journal.settle([], written=[*done, *gone])
+            written = self._file(here)
+            failed = len(written.seqs) < len(here)
+            self._journal.settle([], written=[*written.seqs, *gone], moved=[*written.moved, *gone])
             if self.stopping.is_set():
                 return
         if not failed:
             self._health.report("json", None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """The rows whose files are filed, and those of them that were moved."""
+
+    seqs: list[int] = field(default_factory=list)
+    moved: list[int] = field(default_factory=list)
 
 
 def _drain(source: queue.Queue[Item | None], *, timeout_s: float) -> tuple[list[Item], bool]:

@@ -33,7 +33,7 @@ SECTIONS = {
     "service": "firmware_bridge.service:ServiceSettings",
     "page": "firmware_bridge.page.settings:PageSettings",
     "agent": "firmware_bridge.agent_settings:AgentSettings",
-    "intake": "firmware_bridge.intake:IntakeSettings",
+    "intake": "firmware_bridge.intake_settings:IntakeSettings",
     "mqtt": "firmware_bridge.mqtt_settings:MqttSettings",
     "requests": "firmware_bridge.requests_settings:RequestsSettings",
 }

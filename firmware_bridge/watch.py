@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ class FolderWatch:
         self._tell = tell
         self._observer: BaseObserver | None = None
         self._inode: tuple[int, int] | None = None
+        self._overflow = _Overflow(lambda: tell(None))
 
     def start(self) -> None:
         """Start watching; a folder that is away is watched once `renew` finds it.
@@ -36,7 +38,13 @@ class FolderWatch:
             ResourceError: too many watches.
         """
         try:
-            from watchdog.events import FileSystemEventHandler
+            from watchdog.events import (
+                DirCreatedEvent,
+                DirMovedEvent,
+                FileClosedEvent,
+                FileMovedEvent,
+                FileSystemEventHandler,
+            )
             from watchdog.observers.inotify import InotifyObserver
         except ImportError as error:
             raise ConfigError(
@@ -47,6 +55,7 @@ class FolderWatch:
             ) from error
 
         tell = self._on_event
+        self._overflow.listen()
 
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: FileSystemEvent) -> None:
@@ -56,7 +65,9 @@ class FolderWatch:
             self._inode = self._look()
             # Full events: without them a file moved in looks like one just created, which may be empty still.
             observer = InotifyObserver(generate_full_events=True)
-            observer.schedule(Handler(), str(self._folder), recursive=True)
+            # Nothing else: each of our own reads would come back as two more events.
+            wanted = [FileClosedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent]
+            observer.schedule(Handler(), str(self._folder), recursive=True, event_filter=wanted)
             observer.start()
             self._observer = observer
         except FileNotFoundError:
@@ -71,6 +82,7 @@ class FolderWatch:
 
     def stop(self) -> None:
         """Stop watching."""
+        self._overflow.ignore()
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(5.0)
@@ -103,3 +115,25 @@ class FolderWatch:
             self._tell(Path(os.fsdecode(event.src_path)))
         elif event.event_type == "moved" and event.dest_path:
             self._tell(Path(os.fsdecode(event.dest_path)))
+
+
+class _Overflow(logging.Handler):
+    """Tells when the kernel dropped events (inotify(7), IN_Q_OVERFLOW): watchdog says so in its log, and only there."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell_all_lost = tell
+        self._logger = logging.getLogger("watchdog.observers")
+
+    def listen(self) -> None:
+        """From now on."""
+        self._logger.addHandler(self)
+
+    def ignore(self) -> None:
+        """No longer."""
+        self._logger.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line of watchdog's log."""
+        if "overflow" in record.getMessage().lower():
+            self._tell_all_lost()

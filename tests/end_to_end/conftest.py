@@ -137,15 +137,23 @@ class Agent:
         return self._process is not None and self._process.poll() is None
 
     def json(self, name: str) -> Any:
-        """What lies beside a file; None when nothing does. Never half a JSON."""
-        path = self.watch / f"{name}.cxr.json"
-        return json.loads(path.read_bytes()) if path.exists() else None
+        """What lies beside a file, where it was or where it was filed; None when nothing does. Never half a JSON."""
+        for folder in ("", "done", "rejected"):
+            path = self.watch / folder / f"{name}.cxr.json"
+            if path.exists():
+                return json.loads(path.read_bytes())
+        return None
 
     def journal(self, query: str) -> list[Any]:
         with sqlite3.connect(self.state / "journal.sqlite") as database:
             rows = database.execute(query).fetchall()
         database.close()
         return rows
+
+    def journal_write(self, statement: str) -> None:
+        """Change the journal of an agent that does not run."""
+        assert not self.running
+        self.journal(statement)
 
 
 @pytest.fixture

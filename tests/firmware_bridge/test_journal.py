@@ -124,6 +124,7 @@ def test_a_journal_of_an_older_schema_is_brought_up_to_date(state: Path, schema:
     journal.close()
     with sqlite3.connect(state / "journal.sqlite") as db:
         db.execute("DROP TABLE reply")
+        db.execute("ALTER TABLE intake DROP COLUMN moved")
         if schema == 1:
             db.execute("ALTER TABLE intake DROP COLUMN tries")
         db.execute(f"PRAGMA user_version={schema}")

@@ -8,7 +8,7 @@ import pytest
 
 from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.errors import ConfigError
-from firmware_bridge.intake import IntakeSettings
+from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.mqtt_settings import MqttSettings
 from firmware_bridge.settings import SECTIONS, Settings, load_settings, section_kind
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.errors import ResourceError
-from firmware_bridge.intake import Intake, IntakeSettings
+from firmware_bridge.intake import Intake
+from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.journal import Journal, ReplyTo
 from firmware_bridge.spool import Spool
 

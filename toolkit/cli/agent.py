@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from firmware_bridge.agent_settings import AgentSettings
-from firmware_bridge.intake import IntakeSettings
+from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.logs import LogSettings, set_up
 from firmware_bridge.mqtt_settings import MqttSettings
 from firmware_bridge.requests_settings import RequestsSettings
@@ -71,6 +71,8 @@ def option(name: str, section: type[Any], key: str) -> Callable[[Command], Comma
 @option("--poll", IntakeSettings, "poll_s")
 @option("--settle", IntakeSettings, "settle_s")
 @option("--grace", IntakeSettings, "grace_s")
+@option("--done", IntakeSettings, "done")
+@option("--rejected", IntakeSettings, "rejected")
 @option("--threads", AgentSettings, "threads")
 @option("--precision", AgentSettings, "precision")
 @option("--trusted-keys", AgentSettings, "trusted_keys")

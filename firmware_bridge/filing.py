@@ -1,0 +1,154 @@
+"""Where an X-ray and its JSON end up: where it was, in `done/`, or in `rejected/`; never over another file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from firmware_bridge.beside import json_path, write_beside
+from firmware_bridge.claims import Claims
+from firmware_bridge.files import sync_folder
+from firmware_bridge.rename import free_name, move_new
+from firmware_bridge.spool import Spool
+
+DONE, REJECTED = "done", "rejected"
+_MOST_JSON_BYTES = 1_000_000
+# On another disk that is mounted below the watched folder, or somebody else's in a folder that keeps owners apart.
+_UNMOVABLE = (errno.EXDEV, errno.EPERM, errno.EACCES)
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What became of a file: whether it was moved, and the folders whose entries changed."""
+
+    moved: bool
+    folders: tuple[Path, ...]
+
+
+class Filing:
+    """Files X-rays away when their outcome is durable.
+
+    Args:
+        watch: the watched folder.
+        claims: tells where a file is at the moment.
+        spool: its files are removed; nobody looks for a JSON beside them.
+        moves: the folders in use, of DONE and REJECTED; what has none stays where it was.
+    """
+
+    def __init__(self, watch: Path, claims: Claims, spool: Spool, *, moves: frozenset[str]) -> None:
+        self._watch = watch
+        self._claims = claims
+        self._spool = spool
+        self._moves = moves
+        self._identity = _identity(watch)
+
+    def file(self, seq: int, path: Path, record: str) -> Filed:
+        """Write the JSON, then put the file where it belongs. Called again after a crash it ends up the same.
+
+        Raises:
+            OSError: the folder is gone or read-only, or the disk is full.
+            ResourceError: a file of the spool cannot be removed.
+        """
+        if self._spool.holds(path):
+            self._spool.discard(path)
+            return Filed(True, (self._spool.folder,))
+        if self._is_away() and not os.path.lexists(self._claims.where(path)):
+            raise FileNotFoundError(errno.ENOENT, "the watched folder is away", str(self._watch))
+        folder = REJECTED if is_refusal(record) else DONE
+        if folder in self._moves:
+            with contextlib.suppress(_NotHere):
+                return self._move(seq, path, record, self._watch / folder)
+        write_beside(path, record)
+        folders = {path.parent, self._claims.where(path).parent}
+        self._claims.release(path)
+        return Filed(False, tuple(folders))
+
+    def _move(self, seq: int, path: Path, record: str, folder: Path) -> Filed:
+        source = self._claims.where(path)
+        below = path.relative_to(self._watch)
+        target = folder / below
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The row's number first, so that a second try after a crash finds the name that the first one took.
+        for name in (target, free_name(target, str(seq)), free_name(target)):
+            if os.path.lexists(name) or _is_others(json_path(name), record):
+                continue
+            write_beside(name, record)
+            try:
+                move_new(source, name)
+            except FileExistsError:
+                json_path(name).unlink(missing_ok=True)
+                continue
+            except FileNotFoundError:
+                pass  # the X-ray is gone; its JSON tells what became of it
+            except OSError as error:
+                json_path(name).unlink(missing_ok=True)
+                if error.errno in _UNMOVABLE:
+                    raise _NotHere from error
+                raise
+            self._claims.forget(path)
+            return Filed(True, (target.parent, source.parent))
+        raise _NotHere
+
+    def is_gone(self, path: Path) -> bool:
+        """Whether the file was taken away, rather than its whole folder unmounted."""
+        return not os.path.lexists(self._claims.where(path)) and not self._is_away()
+
+    def _is_away(self) -> bool:
+        return _identity(self._watch) != self._identity
+
+    def known_elsewhere(self, path: Path, result_id: str) -> bool:
+        """Whether another agent on this folder has scored the very same content: its JSON lies there."""
+        if not path.is_relative_to(self._watch):
+            return False
+        below = path.relative_to(self._watch)
+        places = [path, *(self._watch / folder / below for folder in self._moves)]
+        return any(_id_in(json_path(place)) == result_id for place in places)
+
+
+class _NotHere(Exception):
+    """It cannot be moved, or no name is free: it stays."""
+
+
+def is_refusal(record: str) -> bool:
+    """Whether a record is a refusal: no score, but a reason."""
+    return "refused" in json.loads(record)
+
+
+def sync(filed: Iterable[Filed]) -> None:
+    """Make renames durable: once for each folder, not for each file. A folder that went with its last file needs none.
+
+    Raises:
+        OSError: the disk is broken.
+    """
+    for folder in {folder for one in filed for folder in one.folders}:
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(folder)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _id_in(file: Path) -> str:
+    """The id in a JSON that may be anybody's; "" when it is none of ours."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as opened:
+            found = json.loads(opened.read(_MOST_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(found.get("id", "")) if isinstance(found, dict) else ""
+
+
+def _is_others(file: Path, record: str) -> bool:
+    """Whether there is a JSON that is not what an interrupted try of ours left."""
+    return os.path.lexists(file) and _id_in(file) != json.loads(record)["id"]
