@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,7 @@ from firmware_bridge.files import sync_folder, write_atomically
 
 _CHUNK_BYTES = 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# What Python writes into a layer by itself: not ours to verify, never uploaded.
+# What Python compiled on the device by itself; where it came with the layer it is listed, and verified like the rest.
 _CACHE = "__pycache__"
 _MAX_FILES = 50_000
 
@@ -37,7 +37,7 @@ class Entry:
     executable: bool = False
 
 
-Listing = Mapping[str, Entry]
+Listing = dict[str, Entry]
 
 
 def dump_listing(listing: Listing) -> bytes:
@@ -61,7 +61,7 @@ def parse_listing(raw: bytes) -> dict[str, Entry]:
         raise _wrong(f"at most {_MAX_FILES} files", str(len(listing)))
     for name, one in listing.items():
         parts = name.split("/")
-        if name.startswith("/") or "\0" in name or any(part in ("", ".", "..", _CACHE) for part in parts):
+        if name.startswith("/") or "\0" in name or any(part in ("", ".", "..") for part in parts):
             raise _wrong("relative names without '..'", repr(name)[:80])
         if not _SHA256.fullmatch(one.sha256) or one.size_bytes < 0:
             raise _wrong("64 hex digits and a size of 0 or more", f"{one.sha256[:80]!r}, {one.size_bytes}")
@@ -74,13 +74,13 @@ def layer_hash(listing: Listing) -> str:
 
 
 def list_folder(folder: Path) -> dict[str, Entry]:
-    """The listing of what lies in `folder`; Python's caches are left out.
+    """The listing of what lies in `folder`.
 
     Raises:
         DeployError: there is something else than plain files and folders in it.
     """
     listing = {}
-    for path in _walk(folder):
+    for path in _walk(folder, caches=True):
         if path.is_symlink() or not path.is_file():
             raise _wrong("plain files", f"{path}, which is a link or a device")
         entry = Entry(hash_file(path), path.stat().st_size, bool(path.stat().st_mode & 0o100))
@@ -97,9 +97,9 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, *, caches: bool) -> Iterator[Path]:
     for base, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != _CACHE)
+        folders[:] = sorted(name for name in folders if caches or name != _CACHE)
         yield from (Path(base, name) for name in sorted(files))
         yield from (link for name in folders if (link := Path(base, name)).is_symlink())
 
@@ -134,7 +134,7 @@ def prepare(layout: Layout, raw: bytes) -> list[str]:
         raw: the layer's listing.
 
     Returns:
-        The files that have to be sent.
+        The files that have to be sent; of equal ones the first.
 
     Raises:
         DeployError: a listing that is none.
@@ -144,12 +144,12 @@ def prepare(layout: Layout, raw: bytes) -> list[str]:
     folder = _workplace(layout, hash)
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     write_atomically(layout.layers / f"{hash}.json", raw, mode=0o644)
-    missing = []
+    missing: dict[str, str] = {}
     for name in _wrong_files(folder, listing):
         source = there.get(listing[name].sha256)
         if source is None or not _link(source, folder / name, listing[name]):
-            missing.append(name)
-    return missing
+            missing.setdefault(listing[name].sha256, name)
+    return list(missing.values())
 
 
 def _link(source: Path, target: Path, entry: Entry) -> bool:
@@ -221,11 +221,12 @@ def commit(layout: Layout, hash: str, *, finish: Callable[[Path, Path], None] = 
     """
     listing = parse_listing((layout.layers / f"{hash}.json").read_bytes())
     folder, whole = _workplace(layout, hash), layout.layer(hash)
+    _link_equals(folder, listing)
     os.sync()  # thousands of files: one sync for all of them
     wrong = _wrong_files(folder, listing)
     if wrong:
         raise _corrupted(f"all {len(listing)} files of the layer", f"{len(wrong)} missing or wrong ({wrong[0]}, ...)")
-    for path in list(_walk(folder)):
+    for path in list(_walk(folder, caches=False)):
         if path.relative_to(folder).as_posix() not in listing:
             path.unlink()  # half a file of an interrupted run
     finish(folder, whole)
@@ -233,6 +234,19 @@ def commit(layout: Layout, hash: str, *, finish: Callable[[Path, Path], None] = 
         os.sync()
         folder.rename(whole)
         sync_folder(layout.layers)
+
+
+def _link_equals(folder: Path, listing: Listing) -> None:
+    """Files with the same bytes came once (packages ship a library under three names): link the others."""
+    first: dict[str, Path] = {}
+    for name, entry in listing.items():
+        path = folder / name
+        if path.is_file():
+            first.setdefault(entry.sha256, path)
+    for name, entry in listing.items():
+        source = first.get(entry.sha256)
+        if source is not None and not (folder / name).is_file():
+            _link(source, folder / name, entry)
 
 
 def remove_layers(layout: Layout, *, keep: set[str]) -> list[str]:

@@ -25,6 +25,10 @@ COMMANDS = {
     "results": ("toolkit.cli.results", "Write an agent's results as CSV or JSON lines."),
     "audit": ("toolkit.cli.audit", "Look whether the log of all outcomes is whole."),
     "deploy": ("toolkit.cli.deploy", "Bring a bundle and the agent onto devices, proven there, or change nothing."),
+    "rollback": ("toolkit.cli.rollback", "Let devices go back to the release that ran before."),
+    "status": ("toolkit.cli.status", "Show what runs on devices, and how it is."),
+    "logs": ("toolkit.cli.logs", "Print the service's log of devices."),
+    "uninstall": ("toolkit.cli.uninstall", "Remove the agent from devices; results stay."),
     "benchmark": ("toolkit.cli.benchmark", "Time decode, preprocessing, inference and explanation."),
     "doctor": ("toolkit.cli.doctor", "Look for what would go wrong here, and how to mend it."),
 }

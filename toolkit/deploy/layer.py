@@ -29,7 +29,7 @@ class Layer:
         python: whether the device should compile it.
     """
 
-    listing: Mapping[str, Entry]
+    listing: dict[str, Entry]
     sources: Mapping[str, Path | bytes]
     python: bool = False
 
@@ -61,9 +61,8 @@ def archive(layer: Layer, names: Collection[str]) -> Path:
     Raises:
         ResourceError: the disk is full.
     """
-    whole = len(names) == len(layer.listing)
-    part = "all" if whole else layer_hash({name: layer.listing[name] for name in names})[:32]
-    path = cache_folder() / "archives" / f"{layer.hash[:32]}.{part}.tar.gz"
+    part = layer_hash({name: layer.listing[name] for name in names})
+    path = cache_folder() / "archives" / f"{layer.hash[:16]}-{part[:32]}.tar.gz"
     if not path.is_file():
         with replacing(path) as growing, growing.open("wb") as file:
             _write(layer, sorted(names), file)

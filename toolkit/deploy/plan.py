@@ -136,5 +136,6 @@ def _uploads(wanted: Wanted, stock: Mapping[str, Any]) -> Iterator[Step]:
 
 
 def missing_of(listing: Listing, there: set[str]) -> list[str]:
-    """The files whose bytes are nowhere on the device, as far as it knows."""
-    return [name for name, entry in listing.items() if entry.sha256 not in there]
+    """The files whose bytes are nowhere on the device, as far as it knows; of equal ones the first."""
+    first = {entry.sha256: name for name, entry in reversed(listing.items()) if entry.sha256 not in there}
+    return list(first.values())

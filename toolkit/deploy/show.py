@@ -134,3 +134,35 @@ def error_json(error: Any) -> dict[str, str]:
     """An error of our tree."""
     fields = {"what": error.what, "expected": error.expected, "came": error.came, "do": error.do}
     return {"kind": type(error).__name__, **fields}
+
+
+def is_well(status: Any) -> bool:
+    """Whether a device runs a release, and nothing about it is odd."""
+    return bool(status and status["current"] and not status["activating"] and status["health"]["active"] == "active")
+
+
+def status_lines(host: str, status: Any) -> Iterator[str]:
+    """What a device runs, for people."""
+    health = status["health"]
+    if not status["current"]:
+        yield f"{host}: nothing runs"
+    else:
+        more = f", {health['status']}" if health["status"] else ""
+        yield f"{host}: release {status['current']}, {health['active']}, {health['restarts']} restarts{more}"
+    if status["activating"]:
+        yield f"  the switch to {status['activating']} is not settled: `cxr-edge deploy` settles it"
+    for one in reversed(status["releases"]):
+        bundle, chosen = one["bundle"], one["chosen"]
+        mark = "*" if one["current"] else " "
+        model = f", {chosen['precision']} {chosen['median_ms']:.1f} ms" if chosen else ""
+        signed = f", signed by {one['signed_by']['name']}" if one["signed_by"] else ""
+        yield f"  {mark} {one['id']}  {bundle['name']} of {bundle['created']}{model}{signed}"
+    for one in status["failed"]:
+        yield f"  ! {one['id']}  {one['error']['what']}: {one['error']['came']}"
+
+
+def status_json(one: Ended[Any]) -> dict[str, Any]:
+    """The same for programs."""
+    if one.error is not None:
+        return {"host": one.host.name, "error": error_json(one.error)}
+    return {"host": one.host.name, "well": is_well(one.value), **(one.value or {})}

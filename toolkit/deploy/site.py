@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import compileall
 import fcntl
 import hashlib
 import importlib.metadata
 import json
+import py_compile
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +23,15 @@ from toolkit.extras import DISTRIBUTION
 from toolkit.files import write_atomically
 
 # Raised when `_LEFT_OUT` or the command changes: what is in the cache was made otherwise.
-_RECIPE = 1
+_RECIPE = 3
 EXTRAS = ("dicom",)
 _LIMIT_S = 900
 _NEWEST_MANYLINUX = 40
-# Nothing of this runs on a device: tests, headers, type information, and the runtime's library for GPUs in browsers.
+# Nothing of this runs on a device: tests, headers, type information, other vendors' compilers, and the runtime's
+# library for GPUs in browsers.
 _LEFT_OUT = re.compile(
     r"(^|/)(tests?|testing/tests|include|__pycache__)/|\.(pyi|pxd|h|hpp|a|pyx)$|^bin/|^\.lock$|[Ww]eb[Gg]pu|_wgpu"
+    r"|\.(c|pc)$|^pydicom/data/(test_files|charset_files)/|^ai_edge_litert/(tools|vendors)/|^cv2/data/"
     r"|(^|/)(INSTALLER|RECORD|REQUESTED|direct_url\.json|uv_cache\.json)$"
 )
 
@@ -46,22 +51,30 @@ def build_site(*, machine: str, python: str, glibc: str) -> Layer:
     constraints = _constraints(python)
     wanted = requirements()
     platform = f"{machine}-manylinux_2_{min(int(glibc.split('.')[1]), _NEWEST_MANYLINUX)}"
-    recipe = json.dumps([_RECIPE, wanted, constraints, platform, python])
+    recipe = json.dumps([_RECIPE, wanted, constraints, platform, python, _same_python(python)])
     folder = cache_folder() / "sites" / hashlib.sha256(recipe.encode()).hexdigest()[:32]
     listed = folder.with_suffix(".json")
     with _alone(folder):
         if not listed.is_file():
             shutil.rmtree(folder, ignore_errors=True)
             _install(folder, wanted, constraints, platform=platform, python=python)
-            write_atomically(listed, dump_listing(_listing(folder)))
+            write_atomically(listed, dump_listing(_listing(folder, compiled=_same_python(python))))
     listing = parse_listing(listed.read_bytes())
-    return Layer(listing, {name: folder / name for name in listing}, python=True)
+    return Layer(listing, {name: folder / name for name in listing}, python=not _same_python(python))
 
 
-def _listing(folder: Path) -> dict[str, Entry]:
+def _same_python(python: str) -> bool:
+    """Whether what is compiled here is what a device with that Python would compile."""
+    return sys.implementation.name == "cpython" and f"{sys.version_info[0]}.{sys.version_info[1]}" == python
+
+
+def _listing(folder: Path, *, compiled: bool) -> dict[str, Entry]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and _LEFT_OUT.search(path.relative_to(folder).as_posix()):
             path.unlink()
+    if compiled:  # once here instead of on every device; unchecked, because a layer's files never change
+        how = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(folder, quiet=2, workers=0, stripdir=str(folder), invalidation_mode=how)
     return list_folder(folder)
 
 

@@ -1,0 +1,76 @@
+"""One question to many devices that run cxr-edge already: status, logs, rollback, uninstall."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from toolkit.deploy.deploy import Reporter, require_running
+from toolkit.deploy.device import at_device
+from toolkit.deploy.fleet import Ended, Waves, each
+from toolkit.deploy.inventory import Host
+from toolkit.deploy.ssh import Access
+
+Password = Callable[[Host], str | None]
+
+
+async def ask_all(
+    hosts: Sequence[Host], access: Access, password: Password, do: str, *, lock: bool = False, **fields: Any
+) -> list[Ended[Any]]:
+    """Ask every device, and gather answers and errors.
+
+    Args:
+        hosts: whom.
+        access: how to get in.
+        password: for sudo.
+        do: the request.
+        lock: keep other deployments off meanwhile.
+        fields: of the request.
+    """
+
+    async def one(host: Host) -> Any:
+        async with at_device(host, access, password=lambda: password(host)) as device:
+            if lock:
+                await device.request("lock")
+            return await device.request(do, **fields)
+
+    return await each(hosts, one, Waves(stop_at=1.0))
+
+
+async def roll_back(
+    hosts: Sequence[Host],
+    access: Access,
+    password: Password,
+    reporter: Reporter,
+    *,
+    to: str | None,
+    watch_s: float,
+    keep: int,
+) -> list[Ended[Any]]:
+    """Let every device go back to the release before, or to `to`; it is proven and watched like a new one.
+
+    Args:
+        hosts: whom.
+        access: how to get in.
+        password: for sudo.
+        reporter: hears how far each is.
+        to: the first digits of a release's id.
+        watch_s: how long it must stay up.
+        keep: releases that are kept.
+    """
+
+    async def one(host: Host) -> Any:
+        async with at_device(host, access, password=lambda: password(host)) as device:
+            reporter.step(host.name, "proving the release to go back to")
+            await device.request("lock")
+            outcome = await device.request(
+                "rollback",
+                progress=lambda line: reporter.step(host.name, line),
+                to=to,
+                watch_s=watch_s,
+                keep=keep,
+            )
+            require_running(host, outcome)
+            return outcome
+
+    return await each(hosts, one, Waves(stop_at=1.0))
