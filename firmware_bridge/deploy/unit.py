@@ -1,14 +1,37 @@
-"""The systemd unit of the agent, as text. `@RELEASE@` stands for the folder of the release that it belongs to."""
+"""The systemd unit of the agent, as text. `@RELEASE@` stands for the folder of the release that it belongs to.
+
+Directives: systemd.exec(5), systemd.service(5), systemd.resource-control(5). `systemd-analyze security` rates it at
+most 2.0; tests/devices/test_service.py asserts that on Debian 12 and 13.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from firmware_bridge.deploy.layout import USER
+from firmware_bridge.errors import ConfigError
+
+# From this version on, systemd knows that a reload is over (Type=notify-reload, systemd's NEWS for 253) ...
+_NOTIFY_RELOAD = 253
+# ... and can wait longer from one failed start to the next (RestartSteps, NEWS for 254).
+_RESTART_STEPS = 254
+# What ProtectHome and PrivateTmp put an empty folder over: a watched folder in there is bound into it.
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  names, nothing is written there
+_BROKEN = '\n\r\0"\\'
 
 
 def unit_text(
-    *, watch: str, secrets: Sequence[str] = (), memory_max_mb: int = 1024, tasks_max: int = 64, watchdog_s: int = 0
+    *,
+    watch: str,
+    secrets: Sequence[str] = (),
+    memory_max_mb: int = 1024,
+    tasks_max: int = 64,
+    watchdog_s: int = 30,
+    only_addresses: Sequence[str] | None = None,
+    systemd: int = 0,
+    accelerator: bool = False,
 ) -> str:
     """The unit.
 
@@ -17,41 +40,131 @@ def unit_text(
         secrets: names of files in /etc/cxr-edge/secrets, handed over as credentials.
         memory_max_mb: at most so much memory.
         tasks_max: at most so many threads and processes.
-        watchdog_s: within so many seconds the agent must speak up; 0: it need not.
-    """
-    watchdog = f"WatchdogSec={watchdog_s}\n" if watchdog_s else ""
-    credentials = "".join(f"LoadCredential={name}:/etc/cxr-edge/secrets/{name}\n" for name in secrets)
-    return f"""\
-[Unit]
-Description=cxr-edge: scores X-rays in {watch} (not for diagnosis)
-After=network-online.target
-Wants=network-online.target
-StartLimitIntervalSec=300
-StartLimitBurst=10
+        watchdog_s: within so many seconds the agent must speak up.
+        only_addresses: the network is closed but for these (an address, a network, or "localhost"); None: open.
+        systemd: the device's version, for what only newer ones know; 0 is the oldest that is supported.
+        accelerator: the agent needs device nodes (a GPU), so /dev stays visible.
 
+    Raises:
+        ConfigError: the folder's or a secret's name cannot stand in a unit.
+    """
+    folder = _path(watch)
+    name = folder.strip('"')
+    for secret in secrets:
+        if not secret or set(secret) & set(_BROKEN + "/:% "):
+            raise _unfit(f"the secret {secret!r}", expected="a plain name")
+    parts = [
+        _UNIT.format(name=name, folder=folder),
+        _SERVICE.format(
+            user=USER, watchdog_s=watchdog_s, type="notify-reload" if systemd >= _NOTIFY_RELOAD else "notify"
+        ),
+        "" if systemd >= _NOTIFY_RELOAD else "ExecReload=/bin/kill -HUP $MAINPID\n",
+        "RestartSteps=8\nRestartMaxDelaySec=120\n" if systemd >= _RESTART_STEPS else "",
+        "".join(f"LoadCredential={secret}:/etc/cxr-edge/secrets/{secret}\n" for secret in secrets),
+        f"MemoryMax={memory_max_mb}M\nTasksMax={tasks_max}\n",
+        _SANDBOX,
+        _folders(watch, folder),
+        "SupplementaryGroups=video render\n" if accelerator else "PrivateDevices=yes\nDevicePolicy=closed\n",
+        _network(only_addresses),
+        _INSTALL,
+    ]
+    return "".join(parts)
+
+
+_UNIT = """\
+[Unit]
+Description=cxr-edge: scores X-rays in {name} (not for diagnosis)
+# Not network-online.target: results wait in the journal, and a box without a network must not wait at boot.
+After=network.target time-sync.target
+RequiresMountsFor={folder}
+# It never gives up: a share that is gone for a night is served again in the morning.
+StartLimitIntervalSec=0
+
+"""
+_SERVICE = """\
 [Service]
-Type=notify
-User={USER}
-Group={USER}
+Type={type}
+User={user}
+Group={user}
 UMask=0027
 WorkingDirectory=@RELEASE@
 Environment=PYTHONPATH=@RELEASE@/app:@RELEASE@/site PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
+# The watchdog ends a hung agent by SIGABRT: this writes where every thread stood into the log.
+Environment=PYTHONFAULTHANDLER=1
 EnvironmentFile=@RELEASE@/chosen.env
 ExecStart=/usr/bin/python3 -m toolkit.cli.main agent --config @RELEASE@/agent.toml
-{credentials}StateDirectory=cxr-edge
+StateDirectory=cxr-edge
 StateDirectoryMode=0750
-ReadWritePaths={watch}
-Restart=always
-RestartSec=2
 TimeoutStartSec=120
-TimeoutStopSec=20
-{watchdog}MemoryMax={memory_max_mb}M
-TasksMax={tasks_max}
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
+TimeoutStopSec=15
+TimeoutAbortSec=5
+WatchdogSec={watchdog_s}
+Restart=always
+RestartSec=3
+"""
+_SANDBOX = """\
+# No memory of the agent on the disk: it holds X-rays.
+LimitCORE=0
 NoNewPrivileges=yes
-
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+PrivateTmp=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+# Not ProcSubset=pid: the runtime reads /proc/cpuinfo to choose its kernels, telemetry reads /proc/meminfo.
+ProtectProc=invisible
+KeyringMode=private
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RemoveIPC=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+"""
+_INSTALL = """
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _folders(watch: str, folder: str) -> str:
+    """Where the agent may write, beside its state."""
+    home = "ProtectHome=yes\n"
+    if any(PurePosixPath(watch).is_relative_to(hidden) for hidden in _HIDDEN):
+        # Only that one folder of a home appears; whose home it is and what else is in there does not.
+        return f"ProtectHome=tmpfs\nBindPaths={folder}\n"
+    return f"{home}ReadWritePaths={folder}\n"
+
+
+def _network(only: Sequence[str] | None) -> str:
+    families = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n"
+    if only is None:
+        return families
+    for address in only:
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            if address != "localhost":
+                raise _unfit(f"the address {address!r}", expected='one like "192.0.2.7" or "192.0.2.0/24"') from error
+    return f"{families}IPAddressDeny=any\n" + "".join(f"IPAddressAllow={address}\n" for address in only)
+
+
+def _path(watch: str) -> str:
+    """`watch` as systemd reads it: quoted, and no specifier in it."""
+    if not watch.startswith("/") or set(watch) & set(_BROKEN):
+        raise _unfit(f"the watched folder {watch!r}", expected="an absolute path without quotes and line breaks")
+    escaped = watch.replace("%", "%%")
+    return f'"{escaped}"' if " " in watch else escaped
+
+
+def _unfit(what: str, *, expected: str) -> ConfigError:
+    return ConfigError(f"{what} cannot stand in a systemd unit", expected=expected, came="another", do="choose another")

@@ -124,7 +124,12 @@ def wanted_for(host: Host, facts: Facts, target: Target, parcel: Parcel, *, conf
         bundle=dict(parcel.ref),
         target=target.name,
         config=text,
-        unit=unit_text(watch=host.watch, secrets=sorted(secrets), memory_max_mb=target.memory_max_mb),
+        unit=unit_text(
+            watch=host.watch,
+            secrets=sorted(secrets),
+            memory_max_mb=target.memory_max_mb,
+            systemd=int(facts.systemd) if facts.systemd.isdigit() else 0,
+        ),
         trusted_keys=parcel.trusted_keys,
         watch=host.watch,
         broker=_broker(settings),

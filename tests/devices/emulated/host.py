@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from emulated.namespace import DIE_WITH_US, Room, children
@@ -39,16 +40,27 @@ class Host:
         key: file of the private key that logs in.
         password: of the user, for sudo; sshd takes none.
         known_hosts: file with the device's host key.
-        root: its root file system, seen from here: readable also while the cable is cut or the device off.
+        root: its root file system (`layers` above what mmdebstrap made), seen from here: readable also while the
+            cable is cut or the device off.
     """
 
-    def __init__(self, release: Release, folder: Path, *, name: str, disk: str = "2g", sudo: str = "nopasswd") -> None:
+    def __init__(
+        self,
+        release: Release,
+        folder: Path,
+        *,
+        name: str,
+        disk: str = "2g",
+        sudo: str = "nopasswd",
+        layers: Sequence[Path] = (),
+    ) -> None:
         folder.mkdir(parents=True)
         self.name, self.release = name, release
         self.user, self.password = USER, PASSWORD
         self._folder = folder
         # Unique on this machine: other tests may run hosts of the same name.
-        self._room = Room(rootfs(release), name=f"{name}-{secrets.token_hex(4)}", disk=disk, release=release)
+        lower = [*layers, rootfs(release)]
+        self._room = Room(lower, name=f"{name}-{secrets.token_hex(4)}", disk=disk, release=release)
         self._nspawn: subprocess.Popen[bytes] | None = None
         try:
             self.cable = Cable(self._room.pid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from emulated.rootfs import Release, register_interpreter
@@ -28,20 +29,22 @@ mkdir -p /sys/fs/cgroup/cxr-edge-devices/$3
 
 
 class Room:
-    """Mounts `lower` read-only below a tmpfs of `disk`; the device's files are at `root`, seen from here.
+    """Mounts the `lower` folders (the first wins) read-only below a tmpfs of `disk`.
+
+    The device's files are then at `root`, seen from here.
 
     Attributes:
         pid: the process that holds the namespaces.
     """
 
-    def __init__(self, lower: Path, *, name: str, disk: str, release: Release) -> None:
+    def __init__(self, lower: Sequence[Path], *, name: str, disk: str, release: Release) -> None:
         script = "set -e\n" + _ROOM
         if release.foreign:
             script += register_interpreter(release.arch) + "\n"
         script += "echo ready\nexec sleep infinity\n"
         self._name = name
         self._holder = subprocess.Popen(
-            [*DIE_WITH_US, *_UNSHARE, "sh", "-c", script, "sh", str(lower), disk, name],
+            [*DIE_WITH_US, *_UNSHARE, "sh", "-c", script, "sh", ":".join(map(str, lower)), disk, name],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

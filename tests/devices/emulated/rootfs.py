@@ -95,7 +95,7 @@ def rootfs(release: Release) -> Path:
     key = hashlib.sha256(repr((release, PACKAGES, _MMDEBSTRAP, _FINISH)).encode()).hexdigest()[:12]
     folder = cache_folder() / f"{release.suite}-{release.arch}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not folder.is_dir():
             unfinished = folder.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -105,7 +105,7 @@ def rootfs(release: Release) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
