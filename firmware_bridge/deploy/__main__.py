@@ -1,20 +1,58 @@
-"""`python3 -m firmware_bridge.deploy activate`: what the device's own units call."""
+"""`python3 -m firmware_bridge.deploy`: what the device's own units and the script on a stick call."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
 
 from firmware_bridge.deploy.activate import activate
 from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.errors import CxrEdgeError
+from firmware_bridge.result import NOTICE
 
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
-    if arguments == ["activate"]:
+    try:
+        _run(_parser().parse_args(arguments))
+    except CxrEdgeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="install", description=__doc__, epilog=NOTICE)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("activate", help="do or finish the switch that was ordered")
+    install = commands.add_parser("install", help="install what is in a folder")
+    install.add_argument("folder", type=Path)
+    install.add_argument("--trust", default="", metavar="KEY", help="id of the key to trust, the first time")
+    install.add_argument("--allow-downgrade", action="store_true", help="an older bundle may replace a newer one")
+    verify = commands.add_parser("verify", help="whether a key signed a folder")
+    verify.add_argument("folder", type=Path)
+    verify.add_argument("trust")
+    return parser
+
+
+def _run(asked: argparse.Namespace) -> None:
+    if asked.command == "activate":
         activate(Layout())
-        return 0
-    sys.stderr.write("usage: python3 -m firmware_bridge.deploy activate\n")
-    return 2
+        return
+    # What only a folder needs is loaded for a folder only.
+    from firmware_bridge.deploy.folder import install_folder, verify_folder
+
+    if asked.command == "verify":
+        sys.stdout.write(verify_folder(asked.folder, asked.trust) + "\n")
+        return
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"  {line}\n")
+        sys.stdout.flush()
+
+    id = install_folder(Layout(), asked.folder, trust=asked.trust, allow_downgrade=asked.allow_downgrade, say=say)
+    sys.stdout.write(f"release {id} runs. {NOTICE}\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from firmware_bridge.deploy import activate, install, layers, manage, release
+from firmware_bridge.deploy import activate, install, layers, manage, measure, release
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.errors import CxrEdgeError, DeployError, ResourceError
 
@@ -42,6 +42,7 @@ class Server:
             "rollback": self._rollback,
             "status": lambda _request: manage.status(self._layout),
             "logs": lambda request: manage.logs(lines=int(request["lines"]), since=str(request.get("since", ""))),
+            "measure": self._measure,
             "uninstall": self._uninstall,
         }
 
@@ -128,6 +129,19 @@ class Server:
             self._layout, release.read_release(self._layout, id), trusted_keys=keys if keys.is_file() else None
         )
         return {"id": id, **self._switch({**request, "id": id, "reason": "rollback"})}
+
+    def _measure(self, request: Request) -> Any:
+        stream = _Bounded(self._source, int(request["bytes"]))
+        try:
+            return measure.measure(
+                self._layout,
+                io.BufferedReader(stream),
+                layers=request["layers"],
+                arguments=request["arguments"],
+                models=request["models"],
+            )
+        finally:
+            stream.drain()
 
     def _uninstall(self, request: Request) -> Any:
         return manage.uninstall(self._layout, results=bool(request["results"]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.result import NOTICE
+from toolkit.cli.hosts import Reach, for_hosts, leave, run_async
 
 
 @click.command("benchmark", epilog=NOTICE)
@@ -31,6 +33,7 @@ from firmware_bridge.result import NOTICE
 @click.option("--limit", default=12, show_default=True, help="At most so many X-rays, spread over the folder.")
 @click.option("--naive/--no-naive", default=True, show_default=True, help="The naive way beside the files.")
 @click.option("--peers", is_flag=True, help="ONNX Runtime and OpenVINO beside the files (needs [train,bench]).")
+@for_hosts
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 def command(
     models: tuple[Path, ...],
@@ -40,9 +43,18 @@ def command(
     limit: int,
     naive: bool,
     peers: bool,
+    reach: Reach,
     json_path: Path | None,
 ) -> None:
-    """Time decode, preprocessing, inference and explanation of each file, in turns with the naive way."""
+    """Time decode, preprocessing, inference and explanation of each file, in turns with the naive way.
+
+    With --host it runs on devices: files go there, the table comes home, nothing stays.
+    """
+    if reach.given:
+        arguments = ["--threads", threads, "--rounds", str(rounds), "--limit", str(limit), "--no-naive"]
+        _numbers(threads)
+        _on_devices(reach, models, images, arguments, limit, json_path)
+        return
     from toolkit.benchmark.measure import Plan, run_benchmark
     from toolkit.benchmark.table import render
     from toolkit.files import write_atomically
@@ -61,6 +73,30 @@ def command(
         write_atomically(json_path, json.dumps(benchmark.to_json(), indent=2) + "\n")
     click.echo(render(benchmark))
     click.echo(NOTICE)
+
+
+def _on_devices(
+    reach: Reach, models: tuple[Path, ...], images: Path, arguments: list[str], limit: int, json_path: Path | None
+) -> None:
+    hosts, password, access = reach.chosen(), reach.password(), reach.access()
+    from toolkit.deploy import show
+    from toolkit.deploy.benchmark import benchmark_hosts
+    from toolkit.deploy.fleet import worst_exit_code
+    from toolkit.files import write_atomically
+
+    with show.reporter([host.name for host in hosts], sys.stderr, quiet=False) as news:
+        work = benchmark_hosts(
+            hosts, access, password, news, models=models, images=images, arguments=arguments, limit=limit
+        )
+        ended = run_async(work)
+    reports = {one.host.name: one.value["report"] for one in ended if one.value is not None}
+    if json_path is not None:
+        write_atomically(json_path, json.dumps({"schema": 1, "notice": NOTICE, "hosts": reports}, indent=2) + "\n")
+    for one in ended:
+        if one.value is not None:
+            click.echo(f"{one.host.name}:\n{one.value['table']}")
+    show.errors(ended)
+    leave(worst_exit_code(ended))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ def build(run: Path, out: Path | None, name: str, golden: int, key: Path | None,
     from toolkit.bundle import sign_bundle
     from toolkit.bundle_folder import bundle_from_run
 
-    private = _private_key(key, passphrase_file) if key else None  # before the work: a wrong passphrase says so now
+    private = private_key(key, passphrase_file) if key else None  # before the work: a wrong passphrase says so now
     bundle = bundle_from_run(run, out, name=name, golden=golden)
     click.echo(sign_bundle(bundle, private) if private else bundle)
 
@@ -78,10 +78,15 @@ def sign(bundle: Path, key: Path, passphrase_file: Path | None, out: Path | None
     """
     from toolkit.bundle import sign_bundle
 
-    click.echo(sign_bundle(bundle, _private_key(key, passphrase_file), out=out))
+    click.echo(sign_bundle(bundle, private_key(key, passphrase_file), out=out))
 
 
-def _private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
+def private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
+    """The key in `path`; its passphrase is asked for where nothing else tells it.
+
+    Raises:
+        ConfigError: no key, or no way to its passphrase.
+    """
     from toolkit.keys import is_encrypted, read_key
 
     encrypted = is_encrypted(path)

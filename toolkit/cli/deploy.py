@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,6 +52,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Begin no further wave once this share of devices has failed.",
 )
+@click.option(
+    "--to-usb",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Instead of SSH: write a folder that a device without a network is installed from. Needs --key and --target.",
+)
+@click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help="With --to-usb: private key that signs the folder.")
+@click.option("--passphrase-file", type=_FILE, help="With --to-usb: file with the key's passphrase.")
+@click.option("--python", default="", help="With --to-usb: the device's Python, where the target leaves it open.")
 @click.option("--json", "as_json", is_flag=True, help="Print the end state as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(
@@ -70,6 +79,10 @@ def command(
     canary: bool,
     wave: str,
     stop_at: float,
+    to_usb: Path | None,
+    key: Path | None,
+    passphrase_file: Path | None,
+    python: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -77,11 +90,14 @@ def command(
 
     A device needs SSH, Python 3.10 or later and systemd; no internet, no compiler. A second run changes nothing.
     """
+    tables = _tables(config)
+    if to_usb:
+        _write_folder(to_usb, bundle, trusted_keys, target, python, watch_folder, tables, key, passphrase_file)
+        return
     from toolkit.deploy import show
     from toolkit.deploy.deploy import Options, Report, deploy_to
     from toolkit.deploy.fleet import Ended, Waves, each, wave_size, worst_exit_code
     from toolkit.deploy.inventory import Host
-    from toolkit.deploy.toml import read_toml
     from toolkit.deploy.wanted import MQTT_PASSWORD, open_parcel
 
     hosts = reach.chosen(target=target, watch=watch_folder)
@@ -89,7 +105,7 @@ def command(
         hosts = [_with_secret(host, MQTT_PASSWORD, mqtt_password_file) for host in hosts]
     parcel = open_parcel(bundle, trusted_keys)
     options = Options(
-        config=read_toml(config) if config else {},
+        config=tables,
         allow_downgrade=allow_downgrade,
         dry_run=dry_run,
         watch_s=watch_s,
@@ -117,6 +133,54 @@ def command(
         click.echo(NOTICE)
     show.errors(ended)
     leave(worst_exit_code(ended))
+
+
+def _tables(config: Path | None) -> dict[str, Any]:
+    from toolkit.deploy.toml import read_toml
+
+    return read_toml(config) if config else {}
+
+
+def _write_folder(
+    out: Path,
+    bundle: Path,
+    trusted_keys: Path,
+    target: str,
+    python: str,
+    watch_folder: str,
+    config: dict[str, Any],
+    key: Path | None,
+    passphrase_file: Path | None,
+) -> None:
+    from toolkit.cli.bundle import private_key
+    from toolkit.deploy.inventory import DEFAULT_WATCH, Host
+    from toolkit.deploy.usb import exact_target, write_folder
+    from toolkit.deploy.wanted import open_parcel
+
+    if key is None:
+        raise ConfigError(
+            "nobody signs the folder",
+            expected="--key and the private key of one of the trusted keys",
+            came="no --key",
+            do="give --key; the device trusts the folder by its signature",
+        )
+    kind, version = exact_target(target, python)
+    parcel = open_parcel(bundle, trusted_keys)
+    signer = private_key(key, passphrase_file)
+    host = Host(name="folder", address="", watch=watch_folder or DEFAULT_WATCH)
+    write_folder(
+        out,
+        parcel,
+        host,
+        target=kind,
+        python=version,
+        key=signer,
+        config=config,
+        say=lambda line: click.echo(line, err=True),
+    )
+    click.echo(f"{out}: on the device, as root: sh {out.name}/install --trust {parcel.signed_by.id}")
+    click.echo("A device that runs cxr-edge already needs no --trust.")
+    click.echo(NOTICE)
 
 
 def _with_secret(host: object, name: str, file: Path) -> object:

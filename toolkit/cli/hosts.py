@@ -27,7 +27,7 @@ class Reach:
     hosts: tuple[str, ...]
     inventory: Path | None
     groups: tuple[str, ...]
-    key: Path | None
+    ssh_key: Path | None
     jump: str
     known_hosts: Path | None
     trust_on_first_use: bool
@@ -35,17 +35,24 @@ class Reach:
     ask_sudo_password: bool
     limit_s: float
 
+    @property
+    def given(self) -> bool:
+        """Whether any device is named at all."""
+        return bool(self.hosts or self.inventory or self.groups)
+
     def chosen(self, **over: Any) -> Sequence[Any]:
         """The hosts. What was given on the command line beats the inventory.
 
         Raises:
             ConfigError: none, or one that is not known.
+            MissingExtraError: what it takes is not installed.
         """
+        require_modules("asyncssh", "tomli_w", "uv", extra="deploy")
         from toolkit.deploy.inventory import choose_hosts
 
         given: dict[str, Any] = {name: value for name, value in over.items() if value}
-        if self.key:
-            given["key"] = str(self.key)
+        if self.ssh_key:
+            given["key"] = str(self.ssh_key)
         if self.jump:
             given["jump"] = self.jump
         return [replace(host, **given) for host in choose_hosts(self.hosts, self.inventory, self.groups)]
@@ -78,7 +85,7 @@ _OPTIONS = (
     click.option("--host", "hosts", multiple=True, help="[user@]host[:port], or a name in the inventory. Repeatable."),
     click.option("--inventory", type=_FILE, envvar="CXR_EDGE_INVENTORY", help="TOML file of devices."),
     click.option("--group", "groups", multiple=True, help="Devices of the inventory in this group. Repeatable."),
-    click.option("--ssh-key", "key", type=_FILE, help="Private key. Default: the SSH agent and the usual files."),
+    click.option("--ssh-key", type=_FILE, help="Private key. Default: the SSH agent and the usual files."),
     click.option("--jump", default="", help="[user@]host[:port] through which the devices are reached."),
     click.option("--known-hosts", type=_FILE, help="File of host keys. Default: ~/.ssh/known_hosts."),
     click.option(
@@ -105,7 +112,6 @@ def for_hosts(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **given: Any) -> None:
-        require_modules("asyncssh", "tomli_w", "uv", extra="deploy")
         reach = Reach(**{name: given.pop(name) for name in _NAMES})
         command(*arguments, reach=reach, **given)
 

@@ -76,7 +76,16 @@ async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options
     async with at_device(host, access, password=lambda: options.password(host)) as device:
         target = fit_target(host, device.facts, now_s=time.time())
         reporter.step(host.name, f"packages for {target.name}")
-        wanted = await asyncio.to_thread(lambda: wanted_for(host, device.facts, target, parcel, config=options.config))
+        wanted = await asyncio.to_thread(
+            lambda: wanted_for(
+                host,
+                target,
+                parcel,
+                python=device.facts.python_minor,
+                cpus=device.facts.cpus,
+                config=options.config,
+            )
+        )
         plan = await _plan(device, target, wanted, options, reporter)
         if options.dry_run or plan.nothing:
             state = NOTHING if plan.nothing else PLANNED
@@ -128,7 +137,7 @@ async def _apply(
         if step.do == INSTALL:
             await _install(device, wanted)
         elif step.do == UPLOAD:
-            await _upload(device, wanted.layers[step.layer], reporter)
+            await upload(device, wanted.layers[step.layer], reporter)
         elif step.do == RELEASE:
             await _install(device, wanted)
             await device.request("release", description=wanted.description.to_json())
@@ -148,8 +157,12 @@ async def _install(device: Device, wanted: Wanted) -> None:
     )
 
 
-async def _upload(device: Device, layer: Layer, reporter: Reporter) -> None:
-    """Send the files of a layer that the device does not have; it links the others from layers that it has."""
+async def upload(device: Device, layer: Layer, reporter: Reporter) -> None:
+    """Send the files of a layer that the device does not have; it links the others from layers that it has.
+
+    Raises:
+        CxrEdgeError: see `Device.request`.
+    """
     raw = layer.raw_listing
     missing = await device.request("prepare", payload=[raw], bytes=len(raw))
     total_bytes = sum(layer.listing[name].size_bytes for name in missing)

@@ -17,7 +17,6 @@ from firmware_bridge.errors import BundleError, ConfigError, MissingExtraError
 from firmware_bridge.settings import load_settings
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys
 from toolkit.deploy.code import code_layer
-from toolkit.deploy.facts import Facts
 from toolkit.deploy.inventory import Host, merge
 from toolkit.deploy.layer import Layer
 from toolkit.deploy.site import build_site
@@ -96,14 +95,17 @@ class Wanted:
         return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.secrets.items()}
 
 
-def wanted_for(host: Host, facts: Facts, target: Target, parcel: Parcel, *, config: Mapping[str, Any]) -> Wanted:
+def wanted_for(
+    host: Host, target: Target, parcel: Parcel, *, python: str, cpus: int, config: Mapping[str, Any]
+) -> Wanted:
     """Put together what a device shall have. Fetches packages where the cache has none for this kind of device.
 
     Args:
         host: with its own config and secrets.
-        facts: of the device.
         target: its kind.
         parcel: the bundle.
+        python: the device's, "3.11".
+        cpus: how many it has.
         config: tables of the agent's file for all devices; the host's own come on top.
 
     Raises:
@@ -116,7 +118,7 @@ def wanted_for(host: Host, facts: Facts, target: Target, parcel: Parcel, *, conf
     _check(text)
     layers = {
         APP: code_layer(),
-        SITE: build_site(machine=target.machine, python=facts.python_minor, glibc=target.glibc),
+        SITE: build_site(machine=target.machine, python=python, glibc=target.glibc),
         BUNDLE: parcel.layer,
     }
     description = Description(
@@ -133,7 +135,7 @@ def wanted_for(host: Host, facts: Facts, target: Target, parcel: Parcel, *, conf
         trusted_keys=parcel.trusted_keys,
         watch=host.watch,
         broker=_broker(settings),
-        threads=tuple(n for n in target.threads if n <= facts.cpus) or (1,),
+        threads=tuple(n for n in target.threads if n <= cpus) or (1,),
     )
     return Wanted(description, layers, secrets)
 
