@@ -83,6 +83,7 @@ async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options
                 parcel,
                 python=device.facts.python_minor,
                 cpus=device.facts.cpus,
+                systemd=int(device.facts.systemd) if device.facts.systemd.isdigit() else 0,
                 config=options.config,
             )
         )

@@ -96,7 +96,7 @@ class Wanted:
 
 
 def wanted_for(
-    host: Host, target: Target, parcel: Parcel, *, python: str, cpus: int, config: Mapping[str, Any]
+    host: Host, target: Target, parcel: Parcel, *, python: str, cpus: int, systemd: int = 0, config: Mapping[str, Any]
 ) -> Wanted:
     """Put together what a device shall have. Fetches packages where the cache has none for this kind of device.
 
@@ -106,6 +106,7 @@ def wanted_for(
         parcel: the bundle.
         python: the device's, "3.11".
         cpus: how many it has.
+        systemd: its version; 0: the oldest that is supported.
         config: tables of the agent's file for all devices; the host's own come on top.
 
     Raises:
@@ -130,7 +131,7 @@ def wanted_for(
             watch=host.watch,
             secrets=sorted(secrets),
             memory_max_mb=target.memory_max_mb,
-            systemd=int(facts.systemd) if facts.systemd.isdigit() else 0,
+            systemd=systemd,
         ),
         trusted_keys=parcel.trusted_keys,
         watch=host.watch,
