@@ -112,16 +112,19 @@ class Bundle:
         """
         # NumPy, OpenCV and the interpreter load here: reading a manifest needs none of them.
         from firmware_bridge.interpreter import open_interpreter
+        from firmware_bridge.lungs import LungFinder
         from firmware_bridge.preprocess import Preprocessing
         from firmware_bridge.score import Calibration, Head, Scorer
 
         entry = self.manifest.model(precision)
         calibration = entry.calibration
+        lungs = self.manifest.lungs
         return Scorer(
             open_interpreter(self.read(entry.file), threads=threads),
             Head.from_bytes(self.read(entry.head)),
             Calibration(calibration.temperature, calibration.bias, calibration.threshold),
             Preprocessing.from_manifest(dict(self.manifest.preprocessing)),
+            finder=LungFinder(self.read(lungs.file)) if lungs else None,
         )
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ CxrEdgeError                  exit 1
 │   ├── ImageError                     one X-ray
 │   │   ├── UnreadableImage            damaged, truncated, empty, or not an image
 │   │   ├── UnsupportedImage           readable, but of a kind that is not taken (animated, no decoder, ...)
-│   │   └── ImageOutOfBounds           too many pixels or bytes, or too small
+│   │   ├── ImageOutOfBounds           too many pixels or bytes, or too small
+│   │   └── UnsuitableImage            decoded well, and nothing that the model should score (its `reason` says why)
 │   └── IndexFormatError               an index, a CSV, a folder of classes
 ├── AuditError                exit 4   leaking splits, one picture with two labels
 ├── ModelError                exit 5   a model that cannot be built, converted or read
@@ -25,6 +26,8 @@ CxrEdgeError                  exit 1
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class CxrEdgeError(Exception):
@@ -84,6 +87,38 @@ class UnsupportedImage(ImageError):
 
 class ImageOutOfBounds(ImageError):
     """Too many pixels or bytes, or too small."""
+
+
+class UnsuitableImage(ImageError):
+    """Nothing that the model should score: no lungs to be found, turned, inverted, not a chest, ...
+
+    Args:
+        reason: a short code for programs, such as "no_lungs"; `firmware_bridge.suitability` lists them.
+        measures: the numbers that were judged, ready for JSON.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        expected: str,
+        came: str,
+        do: str,
+        reason: str,
+        measures: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(what, expected=expected, came=came, do=do)
+        self.reason = reason
+        self.measures = dict(measures or {})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_unsuitable, (self.what, self.expected, self.came, self.do, self.reason, self.measures))
+
+
+def _rebuild_unsuitable(
+    what: str, expected: str, came: str, do: str, reason: str, measures: dict[str, float]
+) -> UnsuitableImage:
+    return UnsuitableImage(what, expected=expected, came=came, do=do, reason=reason, measures=measures)
 
 
 class IndexFormatError(InputError):

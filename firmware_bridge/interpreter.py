@@ -99,6 +99,19 @@ def open_interpreter(model: Path | bytes, *, threads: int = 2, runtime: str = "a
         MissingExtraError: the runtime is not installed.
         ModelError: the file is no TFLite model, damaged, or not of the form that this project exports.
     """
+    raw, name = load_tflite(model, threads=threads, runtime=runtime)
+    try:
+        return _TfliteInterpreter(raw, name, threads)
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise _cannot_load(name, error) from error
+
+
+def load_tflite(model: Path | bytes, *, threads: int, runtime: str = "auto") -> tuple[Any, str]:
+    """A TFLite file of any form, its tensors allocated, and the name of the runtime that holds it.
+
+    Raises:
+        ConfigError, MissingExtraError, ModelError: as `open_interpreter`.
+    """
     if not 1 <= threads <= _MAX_THREADS:
         raise ConfigError(
             "impossible number of threads",
@@ -112,14 +125,27 @@ def open_interpreter(model: Path | bytes, *, threads: int = 2, runtime: str = "a
     try:
         raw = factory(num_threads=threads, **source)
         raw.allocate_tensors()
-        return _TfliteInterpreter(raw, name, threads)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise ModelError(
-            "the model cannot be loaded",
-            expected="a TFLite file that this runtime can run",
-            came=f"{name}: {_one_line(error)}",
-            do="export it again, or update the runtime",
-        ) from error
+        raise _cannot_load(name, error) from error
+    return raw, name
+
+
+def delegate_partitions(raw: Any) -> int:
+    """Into how many pieces XNNPACK cut a loaded graph; 0 where it runs nothing.
+
+    A delegate replaces the operators it takes by one named DELEGATE for each partition. None is asked for here, so the
+    only one there can be is the runtime's own default, XNNPACK.
+    """
+    return sum(1 for op in raw._get_ops_details() if op["op_name"] == "DELEGATE")
+
+
+def _cannot_load(runtime: str, error: Exception) -> ModelError:
+    return ModelError(
+        "the model cannot be loaded",
+        expected="a TFLite file that this runtime can run",
+        came=f"{runtime}: {_one_line(error)}",
+        do="export it again, or update the runtime",
+    )
 
 
 def _find_runtime(wanted: str) -> tuple[str, Callable[..., Any]]:
@@ -177,9 +203,7 @@ class _TfliteInterpreter:
         self.runtime, self.threads = runtime, threads
         self._input, self.size_px = _input_of(raw)
         self._probability, self._features = _outputs_of(raw)
-        # A delegate replaces the operators it takes by one named DELEGATE for each partition. None is asked for
-        # here, so the only one there can be is the runtime's own default, XNNPACK.
-        self.partitions = sum(1 for op in raw._get_ops_details() if op["op_name"] == "DELEGATE")
+        self.partitions = delegate_partitions(raw)
         self.delegate = "XNNPACK" if self.partitions else "none"
 
     def run(self, pixels: NDArray[np.uint8]) -> ModelOutput:

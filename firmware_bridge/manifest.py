@@ -88,6 +88,18 @@ class GoldenEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class LungsEntry:
+    """The lung network in the bundle; `version` is the form of its file, see `firmware_bridge.lungs`."""
+
+    file: str
+    version: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The `lungs` object."""
+        return {"file": self.file, "version": self.version}
+
+
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """What a file of the bundle must be."""
 
@@ -116,6 +128,7 @@ class Manifest:
     sparsity: Mapping[str, Any] = field(default_factory=dict)
     tools: Mapping[str, Any] = field(default_factory=dict)
     suitability: Mapping[str, Any] | None = None
+    lungs: LungsEntry | None = None
 
     def model(self, precision: str | None = None) -> ModelEntry:
         """The model of that precision; without one the default model.
@@ -152,6 +165,8 @@ class Manifest:
             "tools": dict(self.tools),
             "golden": [entry.to_json() for entry in self.golden],
             "suitability": None if self.suitability is None else dict(self.suitability),
+            # Bundles from before there were lung networks keep their bytes, and so their id.
+            **({"lungs": self.lungs.to_json()} if self.lungs else {}),
             "files": {name: self.files[name].to_json() for name in sorted(self.files)},
         }
 

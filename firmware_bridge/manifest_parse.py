@@ -18,12 +18,14 @@ from firmware_bridge.manifest import (
     CalibrationEntry,
     FileEntry,
     GoldenEntry,
+    LungsEntry,
     Manifest,
     ModelEntry,
     is_safe_name,
 )
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+LUNGS_VERSION = 1  # `firmware_bridge.lungs.VERSION`, which needs NumPy; a test holds the two together
 _REBUILD = "build the bundle again with `cxr-edge bundle build`"
 
 Value = TypeVar("Value")
@@ -59,6 +61,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         sparsity=fields.take("sparsity", dict),
         tools=fields.take("tools", dict),
         suitability=fields.take("suitability", dict, optional=True),
+        lungs=_lungs(fields.take("lungs", dict)) if fields.has("lungs") else None,
     )
     fields.take("notice", str)
     labels.done()
@@ -109,6 +112,7 @@ def _check_references(manifest: Manifest) -> None:
     if len(set(models)) != len(models):
         raise _broken("manifest.json: models", "every file once", "one file twice")
     named = [*models, *(entry.head for entry in manifest.models), *(entry.file for entry in manifest.golden)]
+    named += [manifest.lungs.file] if manifest.lungs else []
     for name in named:
         if name not in manifest.files:
             raise _broken(f"manifest.json: {name[:80]!r}", "listed in `files`", "it is not")
@@ -172,6 +176,22 @@ def _golden(content: object, where: str) -> GoldenEntry:
     return entry
 
 
+def _lungs(content: object) -> LungsEntry:
+    fields = _Fields(content, "lungs")
+    entry = LungsEntry(file=_name(fields, "file"), version=fields.take("version", int))
+    if entry.version > LUNGS_VERSION:
+        raise BundleError(
+            "the bundle's lung network is newer than this cxr-edge",
+            expected=f"version {LUNGS_VERSION} at most",
+            came=f"version {entry.version}",
+            do="update cxr-edge on this device",
+        )
+    if entry.version < 1:
+        raise _broken("lungs: version", "1 or more", str(entry.version))
+    fields.done()
+    return entry
+
+
 def _file(name: str, content: object) -> FileEntry:
     where = f"files: {name[:80]!r}"
     if not is_safe_name(name) or name in (NAME, SIGNATURE_NAME):
@@ -224,6 +244,10 @@ class _Fields:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise _broken(f"{self.where}: {key}", f"a {kind.__name__}", repr(value)[:80])
         return value
+
+    def has(self, key: str) -> bool:
+        """Whether `key` is there and not taken yet."""
+        return key in self._left
 
     def number(self, key: str | int, *, low: float = -math.inf, high: float = math.inf) -> float:
         """A finite number within [low, high]."""

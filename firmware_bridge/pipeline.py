@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from firmware_bridge.claims import Claims, InUse, Lost
 from firmware_bridge.decode import DEFAULT_LIMITS, Decoded, decode
-from firmware_bridge.errors import CxrEdgeError, ImageError, UnreadableImage
+from firmware_bridge.errors import CxrEdgeError, ImageError, UnreadableImage, UnsuitableImage
 from firmware_bridge.filing import Filing
 from firmware_bridge.intake import Candidate, Intake
 from firmware_bridge.journal import Journal, Outcome, Taken
@@ -256,11 +256,11 @@ class Pipeline:
         elif self._have(row, contents):
             self._refuse(row, error)
 
-    def _refuse(self, row: Taken, error: CxrEdgeError) -> None:
+    def _refuse(self, row: Taken, error: CxrEdgeError, decoded: Decoded | None = None) -> None:
         refusal = Refusal.from_error(
             error,
             id=result_id(row.sha256, self._labels.bundle.id),
-            image=ImageFacts(image_id(row.sha256, self._labels.device_key), name=self._name(row.path)),
+            image=self._facts(row, decoded),
             bundle=self._labels.bundle,
         )
         self.tally.refused += 1
@@ -289,7 +289,11 @@ class Pipeline:
         try:
             while (item := self._next_image()) is not None:
                 row, decoded, decode_ms = item
-                score = self._scorer.score_decoded(decoded, decode_ms=decode_ms)
+                try:
+                    score = self._scorer.score_decoded(decoded, decode_ms=decode_ms)
+                except UnsuitableImage as error:
+                    self._refuse(row, error, decoded)
+                    continue
                 self.tally.scored += 1
                 self.tally.by_decision["positive" if score.decision else "negative"] += 1
                 self._recorder.put(self._outcome(row, score))
@@ -303,14 +307,7 @@ class Pipeline:
         return item
 
     def _outcome(self, row: Taken, score: Score) -> Outcome:
-        decoded = score.decoded
-        facts = ImageFacts(
-            image_id(row.sha256, self._labels.device_key),
-            decoded.width_px,
-            decoded.height_px,
-            decoded.format,
-            self._name(row.path),
-        )
+        facts = self._facts(row, score.decoded)
         result = Result(
             id=result_id(row.sha256, self._labels.bundle.id),
             image=facts,
@@ -325,6 +322,12 @@ class Pipeline:
         )
         _LOG.info("image %s: %s, %.3f", facts.id[:12], result.decision, result.probability)
         return Outcome(row.seq, row.path, result.id, dump(result.to_json()))
+
+    def _facts(self, row: Taken, decoded: Decoded | None) -> ImageFacts:
+        id, name = image_id(row.sha256, self._labels.device_key), self._name(row.path)
+        if decoded is None:
+            return ImageFacts(id, name=name)
+        return ImageFacts(id, decoded.width_px, decoded.height_px, decoded.format, name)
 
     def _name(self, path: Path) -> str:
         # A name that is not text is shown with its odd bytes escaped: JSON is UTF-8.

@@ -6,11 +6,11 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from firmware_bridge.errors import CxrEdgeError
+from firmware_bridge.errors import CxrEdgeError, UnsuitableImage
 
 NOTICE = "Not for diagnosis: a research tool, not a medical device."
 SCHEMA = 1
@@ -137,7 +137,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One file that got no score, with the reason."""
+    """One file that got no score, with the reason.
+
+    Attributes:
+        reason: a code for programs where the image was decoded and found unsuitable, else empty.
+        suitability: the numbers that were judged then.
+    """
 
     id: str
     image: ImageFacts
@@ -146,19 +151,26 @@ class Refusal:
     expected: str
     came: str
     do: str
+    reason: str = ""
+    suitability: Mapping[str, Any] | None = None
     time: str = field(default_factory=utc_now)
 
     @classmethod
     def from_error(cls, error: CxrEdgeError, *, id: str, image: ImageFacts, bundle: BundleRef) -> Refusal:
         """The refusal that an error of ours amounts to."""
-        return cls(id, image, bundle, what=error.what, expected=error.expected, came=error.came, do=error.do)
+        refusal = cls(id, image, bundle, what=error.what, expected=error.expected, came=error.came, do=error.do)
+        if isinstance(error, UnsuitableImage):
+            return replace(refusal, reason=error.reason, suitability=error.measures or None)
+        return refusal
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object: no score, but `refused`."""
-        return {
-            **_head(self.id, self.time, self.image, self.bundle),
-            "refused": {"what": self.what, "expected": self.expected, "came": self.came, "do": self.do},
-        }
+        refused = {"what": self.what, "expected": self.expected, "came": self.came, "do": self.do}
+        record = {**_head(self.id, self.time, self.image, self.bundle), "refused": refused}
+        if self.reason:
+            refused["reason"] = self.reason
+            record["suitability"] = None if self.suitability is None else dict(self.suitability)
+        return record
 
 
 def _head(id: str, time: str, image: ImageFacts, bundle: BundleRef) -> dict[str, Any]:

@@ -14,12 +14,14 @@ import numpy as np
 from firmware_bridge.decode import DEFAULT_LIMITS, Decoded, Limits, decode
 from firmware_bridge.errors import BundleError, ModelError
 from firmware_bridge.explain import grad_cam_plus_plus
+from firmware_bridge.preprocess import Preparer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from firmware_bridge.interpreter import Interpreter, ModelOutput
-    from firmware_bridge.preprocess import Preprocessing
+    from firmware_bridge.lungs import LungFinder
+    from firmware_bridge.preprocess import Prepared, Preprocessing
 
 __all__ = ["Calibration", "Head", "Score", "Scorer"]
 
@@ -138,9 +140,9 @@ class Score:
         probability: calibrated, 0 to 1.
         logit: before calibration.
         decision: True for positive.
-        timings_ms: "decode", "preprocess" and "infer" (with the head).
+        timings_ms: "decode", "lungs" (where the bundle has a lung network), "preprocess" and "infer" (with the head).
         decoded: original size, format, and what a DICOM file says of view, age and sex.
-        pixels: (S, S) uint8, what the model saw.
+        prepared: (S, S) uint8, what the model saw, which part of the X-ray that is, and the lungs in it.
         output: the model's raw outputs.
     """
 
@@ -149,8 +151,13 @@ class Score:
     decision: bool
     timings_ms: dict[str, float]
     decoded: Decoded
-    pixels: NDArray[np.uint8]
+    prepared: Prepared
     output: ModelOutput
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(S, S) uint8, what the model saw."""
+        return self.prepared.pixels
 
 
 class Scorer:
@@ -161,9 +168,11 @@ class Scorer:
         head: its last layer in floating point.
         calibration: of this very model file.
         preprocessing: that the model was trained with.
+        finder: finds lungs, where the bundle has a lung network.
         limits: of the decoder.
 
     Raises:
+        BundleError: the preprocessing cuts to the lungs, and there is no `finder`.
         ModelError: preprocessing and model disagree on the size.
     """
 
@@ -174,6 +183,7 @@ class Scorer:
         calibration: Calibration,
         preprocessing: Preprocessing,
         *,
+        finder: LungFinder | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if preprocessing.size_px != interpreter.size_px:
@@ -185,6 +195,7 @@ class Scorer:
             )
         self.interpreter, self.head, self.calibration = interpreter, head, calibration
         self.preprocessing, self.limits = preprocessing, limits
+        self.preparer = Preparer(preprocessing, finder)
 
     def score(self, source: Path | bytes) -> Score:
         """Score one X-ray.
@@ -202,12 +213,15 @@ class Scorer:
         """Score an X-ray that is decoded already.
 
         Raises:
-            ModelError: the model failed.
+            UnsuitableImage: it is nothing that the model should score.
+            ModelError: a model failed.
         """
         start_s = time.perf_counter()
-        pixels = self.preprocessing.apply(decoded.pixels)
+        lungs = self.preparer.look(decoded.pixels)
+        looked_s = time.perf_counter()
+        prepared = self.preparer.prepare(decoded.pixels, lungs=lungs)
         preprocessed_s = time.perf_counter()
-        output = self.interpreter.run(pixels)
+        output = self.interpreter.run(prepared.pixels)
         logit = self.head.logit(output.mean_features())
         done_s = time.perf_counter()
         probability = self.calibration.probability(logit)
@@ -217,11 +231,12 @@ class Scorer:
             decision=self.calibration.is_positive(probability),
             timings_ms={
                 "decode": decode_ms,
-                "preprocess": (preprocessed_s - start_s) * 1e3,
+                **({"lungs": (looked_s - start_s) * 1e3} if lungs else {}),
+                "preprocess": (preprocessed_s - looked_s) * 1e3,
                 "infer": (done_s - preprocessed_s) * 1e3,
             },
             decoded=decoded,
-            pixels=pixels,
+            prepared=prepared,
             output=output,
         )
 

@@ -18,6 +18,7 @@ from firmware_bridge.manifest import (
     SIGNATURE_NAME,
     FileEntry,
     GoldenEntry,
+    LungsEntry,
     Manifest,
     ModelEntry,
     is_safe_name,
@@ -48,6 +49,7 @@ def build_bundle(
     sparsity: Mapping[str, Any] | None = None,
     tools: Mapping[str, Any] | None = None,
     suitability: Mapping[str, Any] | None = None,
+    lungs: LungsEntry | None = None,
     created: str | None = None,
 ) -> Path:
     """Write a bundle, atomically: `out` is either the whole bundle or what it was before.
@@ -81,6 +83,7 @@ def build_bundle(
         sparsity=dict(sparsity or {}),
         tools=dict(tools or {}),
         suitability=suitability,
+        lungs=lungs,
     )
     try:
         raw = manifest.to_bytes()

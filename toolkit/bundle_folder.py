@@ -17,16 +17,20 @@ from calibration.golden import golden_rows, golden_tolerance
 from firmware_bridge.decode import decode
 from firmware_bridge.errors import BundleError, ImageError
 from firmware_bridge.interpreter import open_interpreter
-from firmware_bridge.manifest import PRECISIONS, CalibrationEntry, GoldenEntry, ModelEntry
+from firmware_bridge.lungs import VERSION as LUNGS_VERSION
+from firmware_bridge.lungs import LungFinder
+from firmware_bridge.manifest import PRECISIONS, CalibrationEntry, GoldenEntry, LungsEntry, ModelEntry
 from firmware_bridge.preprocess import Preprocessing
 from firmware_bridge.score import Calibration, Scorer
 from toolkit.bundle import build_bundle
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
+from toolkit.lungs.asset import FILE as LUNGS_FILE
 from toolkit.under_test import NEGATIVE, POSITIVE, ModelUnderTest, from_run
 
 # So many X-rays of the validation split are scored to choose the golden ones from.
 _CANDIDATES = 64
+_LUNGS = f"models/{LUNGS_FILE}"
 _TOOLS = (
     "cxr-edge",
     "tensorflow",
@@ -58,6 +62,9 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
     exported = {row["file"]: row for row in table.get("models", [])}
     entries = [_entry(model, told, exported) for model in models]
     files: dict[str, bytes | Path] = {}
+    lungs = models[0].lungs
+    if lungs:
+        files[_LUNGS] = lungs
     for model, entry in zip(models, entries, strict=True):
         files[entry.file] = model.content
         assert model.head is not None  # `_entry` saw to it
@@ -78,6 +85,7 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
         data=_data(index),
         sparsity=_sparsity(exported.get(Path(models[0].file).name)),
         tools=_tools(),
+        lungs=LungsEntry(_LUNGS, LUNGS_VERSION) if lungs else None,
     )
 
 
@@ -181,12 +189,15 @@ def _entry(model: ModelUnderTest, told: dict[str, Any], exported: dict[str, Any]
 def _golden_images(rows: Index, model: ModelUnderTest, n: int) -> list[bytes]:
     """PNG files of validation X-rays: pixels only, so that no name or date of a patient travels in the bundle."""
     chosen = list(rows)[:: max(1, len(rows) // _CANDIDATES)]
-    images = []
+    scorer = _scorer(model, threads=1)
+    images: list[bytes] = []
+    probabilities: list[float] = []
     for row in chosen:
         with contextlib.suppress(ImageError):  # an X-ray that the run left out as well
-            images.append(_png(row, model.preprocessing))
-    assert model.threshold is not None
-    wanted = golden_rows(np.array(_probabilities(model, images, threads=1)), threshold=model.threshold, n=n)
+            image = _png(row, model.preprocessing)
+            probabilities.append(scorer.score(image).probability)
+            images.append(image)
+    wanted = golden_rows(np.array(probabilities), threshold=scorer.calibration.threshold, n=n)
     return [images[int(row)] for row in wanted]
 
 
@@ -209,9 +220,17 @@ def _cases(model: ModelUnderTest, entry: ModelEntry, images: Sequence[bytes]) ->
 
 
 def _probabilities(model: ModelUnderTest, images: Sequence[bytes], *, threads: int) -> list[float]:
-    assert model.head is not None
-    assert model.threshold is not None
-    calibration = Calibration(model.temperature, model.bias, model.threshold)
-    interpreter = open_interpreter(model.content, threads=threads)
-    scorer = Scorer(interpreter, model.head, calibration, model.preprocessing)
+    scorer = _scorer(model, threads=threads)
     return [scorer.score(image).probability for image in images]
+
+
+def _scorer(model: ModelUnderTest, *, threads: int) -> Scorer:
+    assert model.head is not None  # `_entry` saw to it
+    assert model.threshold is not None
+    return Scorer(
+        open_interpreter(model.content, threads=threads),
+        model.head,
+        Calibration(model.temperature, model.bias, model.threshold),
+        model.preprocessing,
+        finder=LungFinder(model.lungs) if model.lungs else None,
+    )

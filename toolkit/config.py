@@ -20,6 +20,9 @@ else:
     import tomli as tomllib
 
 Value = TypeVar("Value")
+# Of the box's sides, on every side. The network's masks end where lung is dense (consolidated bases, the heart's
+# shadow): the margin brings that back in.
+LUNG_MARGIN = 0.1
 
 
 def _doc(default: Value, text: str) -> Value:
@@ -41,6 +44,7 @@ class TrainConfig:
     backbone: str = _doc("efficientnet-b0", "efficientnet-b0, or efficientnet-lite0 (made for integers).")
     weights: str = _doc("none", "Where training starts: none, imagenet, or a weights file of an earlier run.")
     size_px: int = _doc(224, "Side of the network's square input, a multiple of 32.")
+    lungs: bool = _doc(True, "Cut to the lungs before everything else, in training and on the device alike.")
     clahe: bool = _doc(True, "Local contrast equalisation (CLAHE), in training and on the device alike.")
     fit: str = _doc("squash", "How an X-ray becomes square: squash, or letterbox (which shows the aspect ratio).")
     seed: int = _doc(1, "Decides split, order, augmentation and initial weights.")
@@ -127,7 +131,8 @@ class TrainConfig:
     def preprocessing(self) -> dict[str, Any]:
         """The steps from decoded X-ray to network input, as the manifest stores them."""
         name = "resize" if self.fit == "squash" else "letterbox"
-        steps: list[dict[str, Any]] = [{"name": name, "size_px": self.size_px}]
+        steps: list[dict[str, Any]] = [{"name": "lungs", "margin": LUNG_MARGIN}] if self.lungs else []
+        steps.append({"name": name, "size_px": self.size_px})
         if self.clahe:
             steps.append({"name": "clahe", "clip_limit": 2.0, "tiles": 8})
         return {"version": 1, "steps": steps}

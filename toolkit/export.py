@@ -52,8 +52,8 @@ def to_int8(quantized: Any, *, scale: InputScale, size_px: int) -> bytes:
         ModelError: the converter refuses.
     """
     converter = _converter(two_outputs(quantized), scale=scale, size_px=size_px, normalise=False)
-    _grey_bytes_in(converter)
-    return _convert(converter)
+    grey_bytes_in(converter)
+    return convert(converter)
 
 
 def to_int8_post_training(model: Any, representative: Grey, *, scale: InputScale, size_px: int) -> bytes:
@@ -76,8 +76,8 @@ def to_int8_post_training(model: Any, representative: Grey, *, scale: InputScale
     converter = _converter(two_outputs(model), scale=scale, size_px=size_px, normalise=False)
     converter.representative_dataset = samples
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    _grey_bytes_in(converter)
-    return _convert(converter)
+    grey_bytes_in(converter)
+    return convert(converter)
 
 
 def to_float(model: Any, *, scale: InputScale, size_px: int, half: bool) -> bytes:
@@ -90,16 +90,22 @@ def to_float(model: Any, *, scale: InputScale, size_px: int, half: bool) -> byte
     if half:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    return _convert(converter)
+    return convert(converter)
 
 
-def _grey_bytes_in(converter: Any) -> None:
+def grey_bytes_in(converter: Any) -> None:
+    """Let `converter` write a file that takes and gives bytes."""
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = tf.uint8
     converter.inference_output_type = tf.uint8
 
 
-def _convert(converter: Any) -> bytes:
+def convert(converter: Any) -> bytes:
+    """The file.
+
+    Raises:
+        ModelError: the converter refuses.
+    """
     try:
         with quiet():
             content: bytes = converter.convert()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from firmware_bridge.errors import ConfigError, InputError
+from firmware_bridge.lungs import LungFinder
 from firmware_bridge.preprocess import Preprocessing
 from toolkit.augment import Augmenter
 from toolkit.average import Averaging
@@ -118,16 +119,17 @@ def claim_run(folder: Path, config: TrainConfig) -> None:
     write_atomically(path, config.to_toml())
 
 
-def read_data(index: Index, config: TrainConfig, *, cache: Path) -> TrainingData:
-    """Load the training and validation splits of `index`.
+def read_data(index: Index, config: TrainConfig, *, cache: Path, finder: LungFinder | None = None) -> TrainingData:
+    """Load the training and validation splits of `index`; with `config.lungs`, cut to what `finder` finds.
 
     Raises:
+        BundleError: `config.lungs` without `finder`.
         InputError: a split is empty, holds one class only, or none of it can be read.
     """
     preprocessing = Preprocessing.from_manifest(config.preprocessing())
     geometric, tonal = geometric_and_tonal(preprocessing)
-    train = load(index.select(split="train").rows, geometric, workers=config.workers, cache=cache)
-    held = load(index.select(split="validation").rows, geometric, workers=config.workers, cache=cache)
+    train = load(index.select(split="train").rows, geometric, finder=finder, workers=config.workers, cache=cache)
+    held = load(index.select(split="validation").rows, geometric, finder=finder, workers=config.workers, cache=cache)
     labels = _binary(train.rows, config.positive, "training")
     pixels: Grey = np.stack([tonal.apply(p) for p in held.pixels]) if tonal else held.pixels
     return TrainingData(

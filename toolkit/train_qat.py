@@ -80,6 +80,7 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
         from toolkit.calibrate_run import calibrate_run
         from toolkit.evaluate import evaluate
         from toolkit.export_run import export_run
+        from toolkit.lungs.asset import run_finder
         from toolkit.report import training_report
         from toolkit.score_index import NamedIndex
         from toolkit.train import architecture, claim_run, read_data, train
@@ -88,7 +89,8 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
     claim_run(folder, config)
     index.write(folder / "index.csv")
     write_report(report, folder)
-    data = read_data(index, config, cache=folder / "cache")
+    finder = run_finder(folder) if config.lungs else None
+    data = read_data(index, config, cache=folder / "cache", finder=finder)
     for path, reason in data.unreadable:
         say(f"left out: {path}: {reason}")
     trained = train(data, config, folder=folder, say=say)

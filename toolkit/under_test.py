@@ -15,9 +15,12 @@ from firmware_bridge.bundle import open_bundle
 from firmware_bridge.decode import Decoded
 from firmware_bridge.errors import ConfigError, ModelError
 from firmware_bridge.interpreter import Interpreter, open_interpreter
-from firmware_bridge.preprocess import Preprocessing
+from firmware_bridge.lungs import LungFinder
+from firmware_bridge.preprocess import Preparer, Preprocessing
 from firmware_bridge.score import Calibration, Head, Scorer
 from toolkit.config import read_config
+from toolkit.lungs.asset import FILE as LUNGS_FILE
+from toolkit.lungs.asset import read_lungs
 
 # The one before pruning and quantization first: it is what the others are compared with.
 FLOAT_PRECISIONS = ("float", "fp16")
@@ -58,6 +61,7 @@ class ModelUnderTest:
         threshold: None where none is known; what needs one is left out of the report.
         wished_sensitivity: what the threshold was chosen for.
         labels: (negative, positive), where the source says so.
+        lungs: the bytes of the lung network, where the preprocessing cuts to the lungs.
     """
 
     name: str
@@ -71,6 +75,7 @@ class ModelUnderTest:
     threshold: float | None = None
     wished_sensitivity: float | None = None
     labels: tuple[str, str] | None = None
+    lungs: bytes | None = None
 
     def open(self) -> Opened:
         """Load it, with one thread: evaluation runs X-rays in parallel, not operators.
@@ -79,11 +84,13 @@ class ModelUnderTest:
             ModelError: the runtime cannot load it, or file, head and preprocessing do not fit together.
         """
         interpreter = open_interpreter(self.content, threads=1)
+        finder = LungFinder(self.lungs) if self.lungs else None
         if self.head is None:
-            return Opened(interpreter, lambda decoded: _own_logit(interpreter, self.preprocessing, decoded))
+            preparer = Preparer(self.preprocessing, finder)
+            return Opened(interpreter, lambda decoded: _own_logit(interpreter, preparer, decoded))
         # The decision is made here on all scores at once, so the scorer's own one does not matter.
         calibration = Calibration(self.temperature, self.bias, 1.0 if self.threshold is None else self.threshold)
-        scorer = Scorer(interpreter, self.head, calibration, self.preprocessing)
+        scorer = Scorer(interpreter, self.head, calibration, self.preprocessing, finder=finder)
         return Opened(interpreter, lambda decoded: scorer.score_decoded(decoded).logit)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,6 +138,7 @@ def from_bundle(path: Path) -> list[ModelUnderTest]:
                 threshold=entry.calibration.threshold,
                 wished_sensitivity=entry.calibration.wished_sensitivity,
                 labels=(manifest.label_negative, manifest.label_positive),
+                lungs=bundle.read(manifest.lungs.file) if manifest.lungs else None,
             )
             for entry in manifest.models
         ]
@@ -168,7 +176,7 @@ def from_file(path: Path) -> ModelUnderTest:
     in the folder above.
 
     Raises:
-        ModelError: no such file.
+        ModelError: no such file, or no lung network beside it where the run's preprocessing needs one.
     """
     try:
         content = path.read_bytes()
@@ -203,6 +211,7 @@ def from_file(path: Path) -> ModelUnderTest:
         threshold=calibration.get("threshold"),
         wished_sensitivity=calibration.get("wished_sensitivity"),
         labels=(NEGATIVE, settings.positive) if settings else None,
+        lungs=read_lungs(path.with_name(LUNGS_FILE)) if preprocessing.needs_lungs else None,
     )
 
 
@@ -256,9 +265,9 @@ def baseline_of(models: Sequence[ModelUnderTest]) -> str | None:
     return next((model.name for model in floats), None)
 
 
-def _own_logit(interpreter: Interpreter, preprocessing: Preprocessing, decoded: Decoded) -> float:
+def _own_logit(interpreter: Interpreter, preparer: Preparer, decoded: Decoded) -> float:
     """The logit behind the file's own probability."""
-    probability = interpreter.run(preprocessing.apply(decoded.pixels)).probability
+    probability = interpreter.run(preparer.prepare(decoded.pixels).pixels).probability
     probability = min(max(probability, _LEAST_PROBABILITY), 1 - _LEAST_PROBABILITY)
     return math.log(probability / (1 - probability))
 

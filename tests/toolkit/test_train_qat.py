@@ -185,7 +185,7 @@ def test_geometric_then_tonal_steps_are_the_whole(samples: Path) -> None:
 def test_a_squashed_xray_is_stretched_back(samples: Path) -> None:
     row = Index.read(samples / "index.csv").rows[0]
     pixels = np.zeros((100, 100), np.uint8)
-    assert stretch_back(pixels, replace(row, width_px=2000, height_px=1000)).shape == (50, 100)
+    assert stretch_back(pixels, replace(row, width_px=2000, height_px=1000)).shape == (100, 200)
     assert stretch_back(pixels, replace(row, width_px=1010, height_px=1000)) is pixels
     assert stretch_back(pixels, replace(row, width_px=None, height_px=None)) is pixels
 

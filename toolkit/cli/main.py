@@ -17,6 +17,7 @@ from toolkit.cli.lazy import LazyGroup
 # name -> (module, one line of help); the module is imported when the command is called, its object is `command`.
 COMMANDS = {
     "data": ("toolkit.cli.data", "Index, split and audit labelled X-rays."),
+    "train-lungs": ("toolkit.cli.train_lungs", "Train the network that finds the lungs."),
     "train-qat": ("toolkit.cli.train_qat", "Train, prune 30%, quantize, export int8 and FP16."),
     "evaluate": ("toolkit.cli.evaluate", "Score .tflite files on labelled X-rays, inside and outside."),
     "recalibrate": ("toolkit.cli.recalibrate", "Fit a bundle to a site's own X-rays, without training."),

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from firmware_bridge.decode import decode
 from firmware_bridge.errors import ImageError, InputError
-from firmware_bridge.preprocess import Preprocessing
+from firmware_bridge.lungs import LungFinder
+from firmware_bridge.preprocess import Preparer, Preprocessing
 from toolkit.data.index import Xray
 from toolkit.files import replacing, write_atomically
 from toolkit.progress import progress
@@ -51,7 +52,8 @@ def geometric_and_tonal(preprocessing: Preprocessing) -> tuple[Preprocessing, Pr
 def stretch_back(pixels: Grey, xray: Xray) -> Grey:
     """`pixels` at the aspect ratio that the X-ray had at its source, where the index knows it and it differs.
 
-    Some public sets were squashed to a square. The longer side keeps its length.
+    Some public sets were squashed to a square. The shorter side keeps its length, so that nothing is lost: cut to the
+    lungs, an X-ray of such a set has few pixels left.
     """
     if not xray.width_px or not xray.height_px:
         return pixels
@@ -60,35 +62,45 @@ def stretch_back(pixels: Grey, xray: Xray) -> Grey:
     # 3%: rounding when the source was made smaller, not a squash.
     if abs(width / height / aspect - 1) < 0.03:
         return pixels
-    side = max(height, width)
-    size = (side, max(1, round(side / aspect))) if aspect >= 1 else (max(1, round(side * aspect)), side)
+    side = min(height, width)
+    size = (max(1, round(side * aspect)), side) if aspect >= 1 else (side, max(1, round(side / aspect)))
     out: Grey = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return out
 
 
-def load_one(xray: Xray, preprocessing: Preprocessing) -> Grey:
+def load_one(xray: Xray, preprocessing: Preprocessing, *, finder: LungFinder | None = None) -> Grey:
     """One X-ray, decoded and preprocessed: (S, S) uint8.
 
     Raises:
-        ImageError: it cannot be read.
+        BundleError: the preprocessing cuts to the lungs, and there is no `finder`.
+        ImageError: it cannot be read, or shows no lungs where the preprocessing cuts to them.
     """
     decoded = decode(xray.path, min_side_px=preprocessing.decode_min_side_px)
-    return preprocessing.apply(stretch_back(decoded.pixels, xray))
+    return Preparer(preprocessing, finder).prepare(stretch_back(decoded.pixels, xray)).pixels
 
 
-def load(rows: Sequence[Xray], preprocessing: Preprocessing, *, workers: int = 2, cache: Path | None = None) -> Loaded:
-    """Load many X-rays; those that cannot be read are left out and named.
+def load(
+    rows: Sequence[Xray],
+    preprocessing: Preprocessing,
+    *,
+    finder: LungFinder | None = None,
+    workers: int = 2,
+    cache: Path | None = None,
+) -> Loaded:
+    """Load many X-rays; those that cannot be read, or show no lungs where there must be some, are left out and named.
 
     Args:
         rows: what to load.
         preprocessing: as in the bundle.
+        finder: finds the lungs, where the preprocessing cuts to them.
         workers: threads; decoding releases the interpreter lock.
-        cache: folder for the result, found again by paths, sizes, times and preprocessing; None keeps none.
+        cache: folder for the result, found again by paths, sizes, times, preprocessing and lung network; None keeps
+            none.
 
     Raises:
         InputError: not one X-ray could be read.
     """
-    stored = _Cache(cache, rows, preprocessing) if cache else None
+    stored = _Cache(cache, rows, preprocessing, finder) if cache else None
     if stored and (found := stored.read(rows)):
         return found
     good: list[Xray] = []
@@ -97,7 +109,7 @@ def load(rows: Sequence[Xray], preprocessing: Preprocessing, *, workers: int = 2
 
     def attempt(xray: Xray) -> Grey | ImageError:
         try:
-            return load_one(xray, preprocessing)
+            return load_one(xray, preprocessing, finder=finder)
         except ImageError as error:
             return error
 
@@ -125,8 +137,12 @@ def load(rows: Sequence[Xray], preprocessing: Preprocessing, *, workers: int = 2
 class _Cache:
     """Loaded pixels on disk, under a name made from everything that decides them."""
 
-    def __init__(self, folder: Path, rows: Sequence[Xray], preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, folder: Path, rows: Sequence[Xray], preprocessing: Preprocessing, finder: LungFinder | None
+    ) -> None:
         digest = hashlib.sha256(json.dumps(preprocessing.to_manifest(), sort_keys=True).encode())
+        if finder and preprocessing.needs_lungs:
+            digest.update(finder.sha256.encode())
         for xray in rows:
             try:
                 stat = xray.path.stat()

@@ -1,0 +1,244 @@
+"""`train-lungs`: masks drawn by people to an int8 file that finds lungs. Goes on where it was cut off."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from firmware_bridge.errors import ModelError
+from firmware_bridge.lungs import MASK_PX
+from toolkit.data.index import Index
+from toolkit.files import storing, write_atomically
+from toolkit.input_scale import INPUT_SCALE
+from toolkit.lungs.augment import Sample, Sampler
+from toolkit.lungs.data import Masked, read_masked, shrunk
+from toolkit.lungs.export import kind_table, lungs_to_int8, mask_figures
+from toolkit.lungs.network import KIND_LAYER, MASK_LAYER, build_lung_network
+from toolkit.phase import Schedule
+from toolkit.progress import progress, waiting
+from toolkit.prune import seed_everything
+from toolkit.tf import keras, tf
+
+Say = Callable[[str], None]
+Floats = npt.NDArray[np.float32]
+FILE = "lungs.int8.tflite"
+_KIND_WEIGHT = 0.15  # the mask matters more than what the picture is called
+_REPRESENTATIVE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LungOptions:
+    """What decides the result, besides the X-rays.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: pictures a step.
+        rate: learning rate after warm-up.
+        seed: of initialization, order and augmentation.
+        workers: threads that augment.
+    """
+
+    epochs: int = 12
+    batch_size: int = 32
+    rate: float = 3e-3
+    seed: int = 1
+    workers: int = 2
+
+
+def train_lungs(index: Index, *, masks: Path, out: Path, options: LungOptions, say: Say) -> Path:
+    """Train on the training split, choose nothing, measure the int8 file on validation and test.
+
+    Args:
+        index: with splits, patients apart.
+        masks: folder of masks, see `read_masked`.
+        out: folder of the run: checkpoints, `lungs.int8.tflite`, `lungs.json`.
+        options: see `LungOptions`.
+        say: told one line after each epoch.
+
+    Returns:
+        The int8 file.
+
+    Raises:
+        InputError: a split has no X-ray with a mask.
+        ModelError: training diverged, or the network cannot be converted.
+        ResourceError: `out` cannot be written.
+    """
+    parts = {
+        name: read_masked(index.select(split=name).rows, masks=masks, name=name)
+        for name in ("train", "validation", "test")
+    }
+    for name, part in parts.items():
+        say(f"{name}: {len(part.rows)} X-rays with masks, {part.left_out} left out")
+    seed_everything(options.seed)
+    model = build_lung_network()
+    stream = _Stream(parts["train"], options)
+    history = _fit(model, stream, options, out=out, say=say)
+    with waiting("averaging batch statistics"):
+        _reestimate(model, stream)
+    representative = np.stack([s.pixels for s in stream.samples(range(_REPRESENTATIVE), epoch=10**6)])
+    content = lungs_to_int8(model, representative)
+    write_atomically(out / FILE, content)
+    figures = {
+        name: mask_figures(content, parts[name].pixels, shrunk(parts[name].masks, MASK_PX)).to_json()
+        for name in ("validation", "test")
+    }
+    kinds = _kinds(content, parts["test"], options)
+    said = {"file": FILE, "bytes": len(content), "masks": figures, "kinds_test": kinds, "epochs": history}
+    write_atomically(out / "lungs.json", json.dumps(said, indent=1))
+    for name, row in figures.items():
+        say(f"{name}: Dice {row['dice']:.4f}, IoU {row['iou']:.4f}, no plausible lungs in {row['implausible']:.2%}")
+    return out / FILE
+
+
+def _kinds(content: bytes, part: Masked, options: LungOptions) -> dict[str, dict[str, float]]:
+    """Kinds of augmented pictures of held-out patients, three of each X-ray."""
+    held = _Stream(part, options)
+    rows = [i % len(part.rows) for i in range(3 * len(part.rows))]
+    samples = [s for s in held.samples(rows, epoch=1) if s.kind_counts]
+    return kind_table(content, np.stack([s.pixels for s in samples]), np.array([s.kind for s in samples]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    x: Floats  # (B, 128, 128, 1), normalised
+    mask: Floats  # (B, 128, 128, 1), 0 or 1
+    kind: npt.NDArray[np.int64]  # (B,)
+    mask_weight: Floats  # (B,)
+    kind_weight: Floats  # (B,)
+
+
+class _Stream:
+    """Batches of augmented pictures, epoch by epoch, made a few steps ahead by threads."""
+
+    def __init__(self, data: Masked, options: LungOptions) -> None:
+        self._data, self._options, self._sampler = data, options, Sampler()
+        self._size = min(options.batch_size, len(data.rows))
+
+    @property
+    def steps(self) -> int:
+        return len(self._data.rows) // self._size
+
+    def samples(self, rows: Any, *, epoch: int) -> Iterator[Sample]:
+        """Augmented pictures of these rows, in their order."""
+        for position, row in enumerate(rows):
+            yield self._one(int(row) % len(self._data.rows), epoch * 10**6 + position)
+
+    def epoch(self, number: int) -> Iterator[_Batch]:
+        order = np.random.default_rng((self._options.seed, number)).permutation(len(self._data.rows))
+        with ThreadPoolExecutor(max(1, self._options.workers)) as pool:
+            ahead: deque[list[Future[Sample]]] = deque()
+            for step in range(self.steps):
+                rows = order[step * self._size : (step + 1) * self._size]
+                ahead.append([pool.submit(self._one, int(i), number) for i in rows])
+                if len(ahead) >= 6:
+                    yield _batch([f.result() for f in ahead.popleft()])
+            while ahead:
+                yield _batch([f.result() for f in ahead.popleft()])
+
+    def _one(self, row: int, epoch: int) -> Sample:
+        seed = int(np.random.SeedSequence((self._options.seed, epoch, row)).generate_state(1)[0])
+        return self._sampler(self._data.pixels[row], self._data.masks[row], seed=seed)
+
+
+def _batch(samples: list[Sample]) -> _Batch:
+    grey = np.stack([s.pixels for s in samples])[..., None].astype(np.float32)
+    return _Batch(
+        x=np.asarray(INPUT_SCALE.normalise(grey), np.float32),
+        mask=(np.stack([s.mask for s in samples])[..., None] > 127).astype(np.float32),
+        kind=np.array([s.kind for s in samples], np.int64),
+        mask_weight=np.array([s.mask_counts for s in samples], np.float32),
+        kind_weight=np.array([s.kind_counts for s in samples], np.float32),
+    )
+
+
+def _mask_loss(true: Any, found: Any) -> Any:
+    """Cross entropy and soft Dice (Milletari 2016), one value a picture: (B,)."""
+    entropy = tf.reduce_mean(keras.losses.binary_crossentropy(true, found), axis=(1, 2))
+    axes = (1, 2, 3)
+    both = tf.reduce_sum(true * found, axes)
+    # The constant lets a picture without lungs reach 0 with an empty mask.
+    dice = (2 * both + 50.0) / (tf.reduce_sum(true, axes) + tf.reduce_sum(found, axes) + 50.0)
+    return entropy + 1 - dice
+
+
+def _fit(model: Any, stream: _Stream, options: LungOptions, *, out: Path, say: Say) -> list[dict[str, float]]:
+    total = options.epochs * stream.steps
+    schedule = Schedule(peak=options.rate, warmup_steps=min(100, total // 10), total_steps=max(2, total))
+    optimizer = keras.optimizers.Adam(schedule(0))
+    optimizer.build(model.trainable_variables)
+    entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def learn(x: Any, mask: Any, kind: Any, mask_weight: Any, kind_weight: Any) -> Any:
+        with tf.GradientTape() as tape:
+            found, logits = model(x, training=True)
+            of_mask = tf.reduce_mean(_mask_loss(mask, found) * mask_weight)
+            of_kind = tf.reduce_mean(entropy(kind, logits) * kind_weight)
+            loss = of_mask + _KIND_WEIGHT * of_kind
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return tf.stack([of_mask, of_kind])
+
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(model=model, optimizer=optimizer), str(out / "checkpoints"), max_to_keep=1
+    )
+    history = _resume(manager, out)
+    for number in range(len(history), options.epochs):
+        losses = []
+        batches = stream.epoch(number)
+        for index in progress(range(stream.steps), f"lungs {number + 1}/{options.epochs}"):
+            optimizer.learning_rate.assign(schedule(number * stream.steps + index))
+            batch = next(batches)
+            losses.append(learn(batch.x, batch.mask, batch.kind, batch.mask_weight, batch.kind_weight).numpy())
+        of_mask, of_kind = (float(v) for v in np.mean(losses, axis=0))
+        if not np.isfinite(of_mask + of_kind):
+            raise ModelError(
+                "training of the lung network diverged",
+                expected="a loss that is a number",
+                came=f"{of_mask}, {of_kind}",
+                do="lower --rate, in another --out folder",
+            )
+        history.append({"epoch": number + 1, "mask_loss": of_mask, "kind_loss": of_kind})
+        write_atomically(out / "history.json", json.dumps(history, indent=1))
+        with storing(out / "checkpoints"):
+            manager.save(checkpoint_number=number + 1)
+        say(f"lungs {number + 1}/{options.epochs}: mask loss {of_mask:.4f}, kind loss {of_kind:.4f}")
+    return history
+
+
+def _resume(manager: Any, out: Path) -> list[dict[str, float]]:
+    latest = manager.latest_checkpoint
+    if latest is None:
+        return []
+    try:
+        history: list[dict[str, float]] = json.loads((out / "history.json").read_text(encoding="utf-8"))
+        manager.checkpoint.restore(latest).assert_existing_objects_matched()
+    except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
+        raise ModelError(
+            f"the checkpoint in {out} cannot be read",
+            expected=f"{latest} and history.json as they were written",
+            came=str(error).splitlines()[0],
+            do=f"remove {out} to train anew",
+        ) from error
+    return history[: int(latest.rsplit("-", 1)[1])]
+
+
+def _reestimate(model: Any, stream: _Stream, *, batches: int = 40) -> None:
+    """Batch statistics as the mean over `batches`: the moving ones remember earlier weights."""
+    layers = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    source = stream.epoch(10**6)
+    for done in range(min(batches, stream.steps)):
+        for layer in layers:
+            layer.momentum = done / (done + 1)  # the running mean of n + 1 batches
+        model(next(source).x, training=True)
+
+
+__all__ = ["FILE", "KIND_LAYER", "MASK_LAYER", "LungOptions", "train_lungs"]
