@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "MASK_PX", "VERSION", "LungFinder", "LungMeasures", "Lungs"]
 
 VERSION = 1  # of the file's form: input, outputs, order of `KINDS`
-MASK_PX = 128  # side of the network's square input and mask
+MASK_PX = 128  # side of the network's square input, and of the mask that `find` gives
 # The order of the network's second output. Turned as np.rot90 turns: "turned left" is a quarter counter-clockwise.
 KINDS = ("upright", "turned_left", "upside_down", "turned_right", "inverted", "cropped", "not_chest")
 
@@ -135,7 +135,7 @@ class LungFinder:
             with self._lock:
                 self._raw.tensor(self._input)()[0, :, :, 0] = small
                 self._raw.invoke()
-                mask = self._mask.read(self._raw)[0, :, :, 0]
+                coarse = self._mask.read(self._raw)[0, :, :, 0]
                 logits = self._kind.read(self._raw)[0]
         except (RuntimeError, ValueError) as error:
             raise ModelError(
@@ -144,6 +144,7 @@ class LungFinder:
                 came=" ".join(str(error).split())[:200],
                 do="build the bundle again, or try another runtime",
             ) from error
+        mask = np.asarray(cv2.resize(coarse, (MASK_PX, MASK_PX), interpolation=cv2.INTER_LINEAR), np.float32)
         raised = np.exp(logits - logits.max())
         return mask, np.asarray(raised / raised.sum(), np.float32)
 
@@ -162,12 +163,14 @@ class _Tensor:
 def _tensors(raw: Any) -> tuple[int, _Tensor, _Tensor]:
     inputs, outputs = raw.get_input_details(), raw.get_output_details()
     shapes = {tuple(int(side) for side in details["shape"]): details for details in outputs}
-    mask, kind = shapes.get((1, MASK_PX, MASK_PX, 1)), shapes.get((1, len(KINDS)))
+    # The mask may be coarser than the input: `run` enlarges it.
+    mask = next((d for s, d in shapes.items() if len(s) == 4 and s[1] == s[2] <= MASK_PX and s[3] == 1), None)
+    kind = shapes.get((1, len(KINDS)))
     given = [tuple(int(side) for side in details["shape"]) for details in inputs]
     if mask is None or kind is None or given != [(1, MASK_PX, MASK_PX, 1)] or inputs[0]["dtype"] != np.uint8:
         raise ModelError(
             "this is not a lung network of this version",
-            expected=f"grey bytes (1, {MASK_PX}, {MASK_PX}, 1) in; a mask of that size and {len(KINDS)} kinds out",
+            expected=f"grey bytes (1, {MASK_PX}, {MASK_PX}, 1) in; a square mask and {len(KINDS)} kinds out",
             came=f"inputs {given}, outputs {list(shapes)}",
             do="take the file that `cxr-edge train-lungs` writes",
         )

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.manifest import CalibrationEntry, ModelEntry
+from firmware_bridge.manifest import CalibrationEntry, LungsEntry, ModelEntry
 from firmware_bridge.result import result_id
 from toolkit.bundle import build_bundle
+from toolkit.lungs.asset import packaged_lungs
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 DEADLINE_S = 30.0
@@ -58,6 +59,32 @@ def bundle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         preprocessing={"version": 1, "steps": [{"name": "resize", "size_px": 32}]},
         models=[entry],
         files={entry.file: DATA / "tiny.int8.tflite", entry.head: DATA / "tiny.head.npy"},
+        created="2026-01-01T00:00:00Z",
+    )
+
+
+@pytest.fixture(scope="session")
+def lungs_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model behind the lung network that ships."""
+    entry = ModelEntry("models/model.int8.tflite", "int8", "models/head.int8.npy", CalibrationEntry(1.0, 0.0, 0.45))
+    steps = [
+        {"name": "lungs", "margin": 0.1},
+        {"name": "resize", "size_px": 32},
+        {"name": "clahe", "clip_limit": 2.0, "tiles": 2},
+    ]
+    lungs = LungsEntry("models/lungs.int8.tflite", 1)
+    return build_bundle(
+        tmp_path_factory.mktemp("lungs") / "lungs.cxr",
+        name="lungs",
+        labels=("NORMAL", "PNEUMONIA"),
+        preprocessing={"version": 1, "steps": steps},
+        models=[entry],
+        files={
+            entry.file: DATA / "tiny.int8.tflite",
+            entry.head: DATA / "tiny.head.npy",
+            lungs.file: packaged_lungs(),
+        },
+        lungs=lungs,
         created="2026-01-01T00:00:00Z",
     )
 

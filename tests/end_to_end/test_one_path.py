@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from firmware_bridge.box import Box
 from firmware_bridge.bundle import open_bundle
+from firmware_bridge.errors import UnsuitableImage
+from firmware_bridge.lungs import LungFinder
 from firmware_bridge.preprocess import Preprocessing
 from toolkit.data.index import Index
 from toolkit.data.load import geometric_and_tonal, load, load_one
@@ -46,6 +50,45 @@ def test_the_two_halves_of_training_are_the_whole_of_the_device(samples: Path, c
     if tonal:
         halves = np.stack([tonal.apply(pixels) for pixels in halves])
     assert np.array_equal(halves, np.stack([load_one(row, preprocessing) for row in rows]))
+
+
+def test_training_evaluation_and_device_cut_to_the_same_lungs(
+    lungs_bundle: Path, xray_file: Path, samples: Path
+) -> None:
+    row = replace(Index.read(samples / "index.csv").rows[0], path=xray_file, width_px=None, height_px=None)
+    (model,) = from_bundle(lungs_bundle)
+    assert model.lungs is not None
+    with open_bundle(lungs_bundle) as bundle:
+        device = bundle.scorer(threads=1).score(xray_file)
+    assert device.prepared.field != Box(0.0, 0.0, 1.0, 1.0)
+    finder = LungFinder(model.lungs)
+    assert np.array_equal(load_one(row, model.preprocessing, finder=finder), device.pixels)
+    geometric, tonal = geometric_and_tonal(model.preprocessing)
+    assert tonal is not None
+    halves = load([row], geometric, finder=finder).pixels
+    assert np.array_equal(tonal.apply(halves[0]), device.pixels)
+    _, (logit,) = score_xray(row, [model], [model.open()])
+    assert logit == pytest.approx(device.logit, abs=1e-9)
+
+
+def test_an_x_ray_without_lungs_is_refused_on_the_device_and_left_out_and_named_in_training(
+    lungs_bundle: Path, samples: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((300, 300), 90, np.uint8))
+    good = Index.read(samples / "index.csv").rows[0]
+    (model,) = from_bundle(lungs_bundle)
+    assert model.lungs is not None
+    geometric, _ = geometric_and_tonal(model.preprocessing)
+    rows = [replace(good, path=tmp_path / "grey.png"), good]
+    cache = tmp_path / "cache"
+    for _ in range(2):  # the second time from the cache
+        loaded = load(rows, geometric, finder=LungFinder(model.lungs), cache=cache)
+        assert loaded.rows == (good,)
+        assert loaded.unreadable == (
+            (tmp_path / "grey.png", "no lungs were found in this image: 0 bodies that could be a lung, not two"),
+        )
+    with open_bundle(lungs_bundle) as bundle, pytest.raises(UnsuitableImage):
+        bundle.scorer().score(tmp_path / "grey.png")
 
 
 def test_evaluation_and_agent_give_the_same_score(

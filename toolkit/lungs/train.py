@@ -160,7 +160,8 @@ def _batch(samples: list[Sample]) -> _Batch:
 
 
 def _mask_loss(true: Any, found: Any) -> Any:
-    """Cross entropy and soft Dice (Milletari 2016), one value a picture: (B,)."""
+    """Cross entropy and soft Dice (Milletari 2016) of the enlarged mask, one value a picture: (B,)."""
+    found = tf.image.resize(found, (MASK_PX, MASK_PX))  # bilinear, as `LungFinder` does it
     entropy = tf.reduce_mean(keras.losses.binary_crossentropy(true, found), axis=(1, 2))
     axes = (1, 2, 3)
     both = tf.reduce_sum(true * found, axes)
@@ -172,7 +173,8 @@ def _mask_loss(true: Any, found: Any) -> Any:
 def _fit(model: Any, stream: _Stream, options: LungOptions, *, out: Path, say: Say) -> list[dict[str, float]]:
     total = options.epochs * stream.steps
     schedule = Schedule(peak=options.rate, warmup_steps=min(100, total // 10), total_steps=max(2, total))
-    optimizer = keras.optimizers.Adam(schedule(0))
+    # What is kept is the average over the last few hundred steps (Polyak & Juditsky 1992).
+    optimizer = keras.optimizers.Adam(schedule(0), use_ema=True, ema_momentum=max(0.0, min(0.997, 1 - 10 / total)))
     optimizer.build(model.trainable_variables)
     entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
 
@@ -211,6 +213,7 @@ def _fit(model: Any, stream: _Stream, options: LungOptions, *, out: Path, say: S
         with storing(out / "checkpoints"):
             manager.save(checkpoint_number=number + 1)
         say(f"lungs {number + 1}/{options.epochs}: mask loss {of_mask:.4f}, kind loss {of_kind:.4f}")
+    optimizer.finalize_variable_values(model.trainable_variables)
     return history
 
 
