@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +13,7 @@ import pytest
 from paho.mqtt.client import MQTTv311
 
 from tests.end_to_end.mqtt_asker import Asker
+from toolkit.demo_broker import DemoBroker
 
 if TYPE_CHECKING:
     from conftest import Agent, Listener, Mosquitto, Xrays
@@ -230,3 +234,74 @@ def test_a_group_that_was_left_is_unsubscribed(agent: Agent, xrays: Xrays, mosqu
         asker.ask(f"{BOX}/to-me", xrays.make(), response_topic=None)
         until(lambda: any(topic.endswith("response/to-me") for topic, _, _ in asker.answers), "the second")
         assert not [topic for topic, _, _ in asker.answers if topic.endswith("response/to-the-group")]
+
+
+def damaged(rng: random.Random, whole: bytes) -> bytes:
+    """An image file with some bytes changed, cut, doubled or put in."""
+    data = bytearray(whole)
+    for _ in range(rng.randrange(1, 8)):
+        place = rng.randrange(len(data))
+        how = rng.randrange(5)
+        if how == 0:
+            data[place] ^= 1 << rng.randrange(8)
+        elif how == 1:
+            data[place : place + 4] = b"\xff" * 4
+        elif how == 2:
+            del data[place : place + rng.randrange(1, 2000)]
+        elif how == 3:
+            data[place:place] = data[place : place + rng.randrange(1, 500)]
+        else:
+            data = data[: place + 1]
+    return bytes(data)
+
+
+def memory_bytes(agent: Agent) -> int:
+    assert agent.pid is not None
+    status = Path(f"/proc/{agent.pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) * 1024
+
+
+@pytest.mark.parametrize("count", [250, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_damaged_requests_are_all_answered_and_memory_stays(
+    agent: Agent, xrays: Xrays, mosquitto: Mosquitto, samples: Path, count: int
+) -> None:
+    """JPEG, PNG, TIFF and DICOM, damaged; content types and correlation data at random. Each gets one answer."""
+    rng = random.Random(7)
+    files = [path.read_bytes() for path in sorted(samples.glob("dicom/*"))]
+    kinds = [None, "image/jpeg", "application/dicom", "text/html", "\ufeff", "x" * 3000, "image/png"]
+    mosquitto.start()
+    start(agent, mosquitto)
+    expected: set[bytes] = set()
+    early = 0
+    with Asker(mosquitto.port) as asker:
+        for number in range(count):
+            whole = xrays.make() if rng.random() < 0.8 or not files else rng.choice(files)[:400_000]
+            correlation, kind = b"%d-" % number + rng.randbytes(rng.randrange(40)), rng.choice(kinds)
+            asker.ask(BOX, damaged(rng, whole), correlation=correlation, content_type=kind)
+            if kind != "\ufeff":
+                expected.add(correlation)
+            if number % 100 == 99:  # an image at a time is decoded: the broker's queue must not run over
+                until(lambda: len(asker.answers) >= len(expected) - 50, "answers", timeout_s=120)
+            if number == count // 2:  # by then every decoder is loaded
+                early = memory_bytes(agent)
+        until(lambda: len(asker.answers) >= len(expected), "an answer to each", timeout_s=120)
+        assert set(asker.by_correlation()) == expected
+        assert len(asker.answers) == len(expected)
+    late = memory_bytes(agent)
+    sys.stdout.write(f"{count} damaged requests: {early / 2**20:.0f} MiB half-way, {late / 2**20:.0f} at the end\n")
+    assert late < early * 1.1 + 20 * 2**20
+    assert agent.terminate() == 0
+
+
+def test_a_broker_without_mqtt_5(agent: Agent, xrays: Xrays) -> None:
+    pytest.importorskip("amqtt", reason="needs the demo's broker: pip install 'cxr-edge[demo]'")
+    image = xrays.make()
+    with DemoBroker() as broker, Asker(broker.port, answers="cxr-edge/box/response/+", protocol=MQTTv311) as asker:
+        file = agent.watch.parent / "agent.toml"
+        file.write_text("[requests]\nenabled = true\n")
+        agent.start("--config", str(file), "--mqtt", broker.url, "--device", "box")
+        until(lambda: "taking requests" in agent.log.read_text(), "the subscription")
+        asker.ask(f"{BOX}/7", image)
+        until(lambda: asker.answers, "the answer")
+        assert asker.answers[0][2]["id"] == xrays.id_of(image)
+        assert agent.terminate() == 0
