@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 _KEEPALIVE_S = 30
 _TCP_TIMEOUT_S = 5.0
+_CONNACK_TIMEOUT_S = 10.0
 # Some brokers without MQTT 5 (amqtt 0.12) neither answer nor hang up when its CONNECT has a will: so not for long.
-_CONNACK_TIMEOUT_S = {"5": 2.0, "3.1.1": 10.0}
+_SILENT_S = 2.0
 _MOST_IN_FLIGHT = 16
 _MOST_UNTAKEN = (
     64  # messages that came and were not taken out yet; more than any broker sends that keeps to what is agreed
@@ -50,6 +51,8 @@ class Connection:
         wake: a readable socket that ends a `poll` early.
         will: what the broker publishes when we vanish.
         inbox: what is received; None: nothing, and no session is kept.
+        only_told: 3.1.1 is tried only when the broker says that it misses MQTT 5, not when it says nothing: it may be
+            slow, and without MQTT 5 response topics and correlation data get lost.
 
     Attributes:
         protocol: "5" or "3.1.1".
@@ -68,12 +71,14 @@ class Connection:
         wake: socket.socket,
         will: Message | None = None,
         inbox: Inbox | None = None,
+        only_told: bool = False,
     ) -> None:
         self._broker = broker
         self._client_id = client_id
         self._will = will
         self._wake = wake
         self._inbox = inbox
+        self._only_told = only_told
         self._acks: list[Ack] = []
         self._came: list[Incoming] = []
         self._answers: list[tuple[bool, int, str]] = []  # to CONNECT: refused, reason code, its name
@@ -98,12 +103,13 @@ class Connection:
             raise self._error(
                 "a broker that answers", str(error), "start the broker, check address and network"
             ) from error
-        deadline_s = time.monotonic() + _CONNACK_TIMEOUT_S[protocol]
+        guessing = protocol == "5" and not self._only_told
+        deadline_s = time.monotonic() + (_SILENT_S if guessing else _CONNACK_TIMEOUT_S)
         while not self._answers:
             # Other brokers hang up instead of naming the version they miss.
             if self._lost or time.monotonic() > deadline_s:
                 self.abandon()
-                if protocol == "5":
+                if guessing:
                     return False
                 raise self._error("an answer to CONNECT", self._lost or "none in time", "check what listens there")
             self._turn(0.5)

@@ -23,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 _GOODBYE_S = 2.0
 _TAKEN_OVER_S = 30.0
+_LASTING_S = 30.0  # a connection that held for so long was a good one
 # MQTT 5.0, 3.4.2.1: not authorized, topic name invalid, payload format invalid. These do not change by themselves.
 _FOR_GOOD = frozenset({135, 144, 153})
 
@@ -79,6 +80,7 @@ class Outbox:
         self._lanes = [Lane(source, longest_wait_s=longest_wait_s) for source in sources]
         self._in_flight: dict[int, tuple[Lane, int] | None] = {}  # paho's message number -> lane and row
         self._least_wait_s = 0.0
+        self._speaks_5 = False
         self.last_error: BrokerError | None = None
 
     def wake(self) -> None:
@@ -123,7 +125,11 @@ class Outbox:
         self._least_wait_s = 0.0
         will = self._status_message("offline")
         client_id = f"cxr-edge-{self._device}"
-        connection = Connection(self._broker, client_id=client_id, will=will, wake=self._wake_read)
+        connection = Connection(
+            self._broker, client_id=client_id, will=will, wake=self._wake_read, only_told=self._speaks_5
+        )
+        self._speaks_5 = self._speaks_5 or connection.protocol == "5"
+        connected_s = time.monotonic()
         _LOG.info("MQTT broker %s: connected (MQTT %s)", self._broker.where, connection.protocol)
         self._problem(None)
         self._refresh = True  # the birth: republished on every connect
@@ -137,6 +143,8 @@ class Outbox:
             self._goodbye(connection)
             connection.close()
         except BaseException:
+            if time.monotonic() - connected_s > _LASTING_S:
+                self._backoff.good()
             if connection.taken_over:
                 # Two devices with one name would throw each other out without end; the second try is not in a hurry.
                 self._least_wait_s = _TAKEN_OVER_S * random.uniform(0.5, 1.0)
@@ -212,12 +220,12 @@ class Outbox:
                 _LOG.warning("sent messages cannot be noted: %s", error.came)
 
     def _note(self, ack: Ack) -> None:
-        entry = self._in_flight.pop(ack.mid, None)
+        if ack.mid not in self._in_flight:
+            return  # telemetry: QoS 0 is "acknowledged" by paho itself
+        entry = self._in_flight.pop(ack.mid)
         if entry is None:
             # A status that is refused is only told: it is out of date by the time it could be offered again.
-            if ack.accepted:
-                self._backoff.good()
-            else:
+            if not ack.accepted:
                 _LOG.warning("MQTT broker %s refuses our status: %s", self._broker.where, ack.reason)
             return
         lane, number = entry

@@ -86,7 +86,7 @@ class RequestsPart:
             self._wake_write.close()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._context.stopping.is_set():
             try:
                 self._session()
             except _Busy:
@@ -118,11 +118,11 @@ class RequestsPart:
         client_id = f"cxr-edge-{self._context.device}-requests"
         # Written first: whatever happens next, the next run knows what the broker may still have for us.
         _write_filters(self._context.state / _SUBSCRIBED, sorted({*before, *filters}))
-        connection = Connection(self._broker, client_id=client_id, wake=self._wake_read, inbox=inbox)
+        connection = Connection(self._broker, client_id=client_id, wake=self._wake_read, inbox=inbox, only_told=True)
         _LOG.info("MQTT broker %s: taking requests (%s)", self._broker.where, ", ".join(filters))
         self._context.health.report(self.name, None)
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and not self._context.stopping.is_set():
                 connection.poll(_POLL_S)
                 for message in connection.take():
                     self._take(connection, message)

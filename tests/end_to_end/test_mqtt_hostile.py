@@ -160,13 +160,30 @@ def test_what_is_no_broker_is_an_error_and_not_a_hang(wake: socket.socket, answe
 
 
 def test_a_port_that_accepts_and_says_nothing(wake: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("firmware_bridge.mqtt_connection._CONNACK_TIMEOUT_S", {"5": 0.3, "3.1.1": 0.3})
+    monkeypatch.setattr("firmware_bridge.mqtt_connection._CONNACK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("firmware_bridge.mqtt_connection._SILENT_S", 0.3)
     silence = threading.Event()
     with HostileBroker(lambda _sock: silence.wait(5) and None) as broker:  # type: ignore[func-returns-value]
         with pytest.raises(BrokerError, match="MQTT broker") as caught:
             connect(broker.port, wake)
         assert caught.value.came == "none in time"
         silence.set()
+
+
+def test_a_slow_broker_is_not_taken_for_one_without_mqtt_5(wake: socket.socket) -> None:
+    """Without MQTT 5 the answers would lose their correlation data."""
+
+    def behave(sock: socket.socket) -> None:
+        read_packet(sock)
+        time.sleep(3)
+        sock.sendall(CONNACK)
+        while sock.recv(4096):
+            pass
+
+    with HostileBroker(behave) as broker:
+        connection = Connection(Broker("127.0.0.1", broker.port), client_id="c", wake=wake, inbox=INBOX, only_told=True)
+        assert (connection.protocol, broker.connections) == ("5", 1)
+        connection.abandon()
 
 
 def test_limits_that_the_broker_names_are_kept(wake: socket.socket) -> None:

@@ -240,6 +240,8 @@ def damaged(rng: random.Random, whole: bytes) -> bytes:
     """An image file with some bytes changed, cut, doubled or put in."""
     data = bytearray(whole)
     for _ in range(rng.randrange(1, 8)):
+        if not data:
+            return b""
         place = rng.randrange(len(data))
         how = rng.randrange(5)
         if how == 0:
