@@ -44,6 +44,7 @@ _STOP_S = 4.0
 PARTS = {
     "mqtt": "firmware_bridge.mqtt_part:make_part",
     "requests": "firmware_bridge.requests_part:make_part",
+    "dicom": "firmware_bridge.dicom_part:make_part",
     "service": "firmware_bridge.service:make_part",
 }
 ALWAYS = ("service",)

@@ -9,6 +9,9 @@ from pathlib import Path
 from firmware_bridge.files import short_hash, write_atomically
 
 SUFFIX = ".cxr.json"
+OVERLAY_SUFFIX = ".cxr.png"
+REPORT_SUFFIX, CAPTURE_SUFFIX = ".cxr.sr.dcm", ".cxr.sc.dcm"
+_OURS = (SUFFIX, OVERLAY_SUFFIX, REPORT_SUFFIX, CAPTURE_SUFFIX)
 _TEMPORARY_PREFIX = ".cxr-"
 _MAX_NAME_BYTES = 255
 # What programs call a file that they have not finished.
@@ -17,7 +20,7 @@ _UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".f
 
 def is_taken_name(name: str) -> bool:
     """Whether a file of that name is ours to take: not hidden, not a result, not by custom a half-written file."""
-    return not name.startswith(".") and not name.lower().endswith((SUFFIX, *_UNFINISHED_SUFFIXES))
+    return not name.startswith(".") and not name.lower().endswith((*_OURS, *_UNFINISHED_SUFFIXES))
 
 
 def is_taken_path(path: Path) -> bool:
@@ -26,12 +29,17 @@ def is_taken_path(path: Path) -> bool:
 
 
 def json_path(image: Path) -> Path:
-    """Where the JSON of an image lies. A name too long for the suffix is cut and told apart by a hash."""
+    """Where the JSON of an image lies."""
+    return path_beside(image, SUFFIX)
+
+
+def path_beside(image: Path, suffix: str) -> Path:
+    """Where a file of ours about an image lies. A name too long for the suffix is cut and told apart by a hash."""
     name = os.fsencode(image.name)
-    if len(name) + len(SUFFIX) > _MAX_NAME_BYTES:
+    if len(name) + len(suffix) > _MAX_NAME_BYTES:
         digest = hashlib.sha256(name).hexdigest()[:16].encode()
-        name = name[: _MAX_NAME_BYTES - len(SUFFIX) - 17] + b"-" + digest
-    return image.parent / (os.fsdecode(name) + SUFFIX)
+        name = name[: _MAX_NAME_BYTES - len(suffix) - 17] + b"-" + digest
+    return image.parent / (os.fsdecode(name) + suffix)
 
 
 def write_beside(image: Path, record: str) -> None:

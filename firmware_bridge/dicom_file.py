@@ -17,7 +17,7 @@ from firmware_bridge.headers import damaged, unsupported
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["codestream", "compressed_frame", "looks_like_bare_dicom", "lut_values", "read_dataset"]
+__all__ = ["codestream", "compressed_frame", "looks_like_bare_dicom", "lut_values", "read_dataset", "read_header"]
 
 _TAGS = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PlanarConfiguration"),
@@ -82,6 +82,27 @@ def read_dataset(data: bytes) -> Any:
 
     _check_meta(data)
     dataset = _bounded(data, lambda reader: pydicom.dcmread(reader, force=True, specific_tags=list(_TAGS)))
+    for element in list(dataset.keys()):
+        _check_element(dataset, element)
+    return dataset
+
+
+def read_header(data: bytes, keywords: list[str]) -> Any:
+    """The named elements, none of them long, as a pydicom dataset; pixels are not read.
+
+    Raises:
+        UnreadableImage: an element that is far too long.
+        UnsupportedImage: more elements than an X-ray has.
+        Exception: what pydicom raises on damage.
+    """
+    import pydicom
+
+    _check_meta(data)
+
+    def parse(reader: _Bounded) -> Any:
+        return pydicom.dcmread(reader, force=True, stop_before_pixels=True, specific_tags=list[Any](keywords))
+
+    dataset = _bounded(data, parse)
     for element in list(dataset.keys()):
         _check_element(dataset, element)
     return dataset

@@ -281,6 +281,16 @@ class Journal:
         query = "SELECT seq, id, record, made_s, sent_s FROM result WHERE seq>? ORDER BY seq LIMIT ?"
         return [Stored(*row) for row in self._rows(query, (after, limit))]
 
+    def last_result_seq(self) -> int:
+        """The number of the newest result; 0 without any."""
+        return int(self._rows("SELECT coalesce(max(seq), 0) FROM result")[0][0])
+
+    def path_of(self, result_id: str) -> Path | None:
+        """Where the image of a result was taken last."""
+        # From the newest row backwards: it is found among the first, without an index.
+        rows = self._rows("SELECT path FROM intake WHERE result_id=? ORDER BY seq DESC LIMIT 1", (result_id,))
+        return Path(os.fsdecode(rows[0][0])) if rows else None
+
     def latest(self, *, limit: int) -> list[str]:
         """The records of the latest results, newest first."""
         return [record for (record,) in self._rows("SELECT record FROM result ORDER BY seq DESC LIMIT ?", (limit,))]

@@ -35,6 +35,7 @@ SECTIONS = {
     "agent": "firmware_bridge.agent_settings:AgentSettings",
     "intake": "firmware_bridge.intake_settings:IntakeSettings",
     "mqtt": "firmware_bridge.mqtt_settings:MqttSettings",
+    "dicom": "firmware_bridge.dicom_settings:DicomSettings",
     "requests": "firmware_bridge.requests_settings:RequestsSettings",
 }
 _PREFIX = "CXR_EDGE_"
