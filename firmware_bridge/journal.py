@@ -203,13 +203,14 @@ class Journal:
             The record of each outcome: where its id was there already, the first one, so that an id has one record.
         """
         records = []
-        insert = "INSERT INTO result (id, record, made_s) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
+        insert = "INSERT INTO result (id, record, made_s, sent_s) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
         with self._transaction() as db:
             db.executemany("UPDATE intake SET state='done' WHERE seq=?", [(seq,) for seq in written])
             db.executemany("UPDATE intake SET moved=1 WHERE seq=?", [(seq,) for seq in moved])
             for outcome in outcomes:
                 if outcome.record is not None:
-                    db.execute(insert, (outcome.result_id, outcome.record, time.time()))
+                    now_s = time.time()
+                    db.execute(insert, (outcome.result_id, outcome.record, now_s, None if outcome.reported else now_s))
                 elif report_again:
                     db.execute("UPDATE result SET sent_s=NULL WHERE id=?", (outcome.result_id,))
                 row = db.execute("SELECT record FROM result WHERE id=?", (outcome.result_id,)).fetchone()

@@ -79,12 +79,16 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an intake row: a new record, or the id of one that is there already (`record` None)."""
+    """What came of an intake row: a new record, or the id of one that is there already (`record` None).
+
+    One that is not `reported` counts as sent from the start.
+    """
 
     seq: int
     path: Path
     result_id: str
     record: str | None
+    reported: bool = True
 
 
 @dataclass(frozen=True, slots=True)

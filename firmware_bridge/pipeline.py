@@ -25,6 +25,7 @@ from firmware_bridge.journal import Journal, Outcome, Taken
 from firmware_bridge.reading import Contents, NoFile, NotFinished, read_file
 from firmware_bridge.recorder import Recorder, Stopped
 from firmware_bridge.result import BundleRef, ImageFacts, ModelRef, Refusal, Result, dump, image_id, result_id
+from firmware_bridge.selftest import is_selftest
 
 if TYPE_CHECKING:
     from firmware_bridge.score import Score, Scorer
@@ -321,7 +322,8 @@ class Pipeline:
             timings_ms=score.timings_ms,
         )
         _LOG.info("image %s: %s, %.3f", facts.id[:12], result.decision, result.probability)
-        return Outcome(row.seq, row.path, result.id, dump(result.to_json()))
+        reported = not is_selftest(row.path, row.sha256)
+        return Outcome(row.seq, row.path, result.id, dump(result.to_json()), reported)
 
     def _facts(self, row: Taken, decoded: Decoded | None) -> ImageFacts:
         id, name = image_id(row.sha256, self._labels.device_key), self._name(row.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import socket
@@ -18,9 +19,10 @@ from firmware_bridge.deploy.layout import SERVICE, Layout
 from firmware_bridge.deploy.release import BUNDLE_FILE, PROOF, Description, read_json
 from firmware_bridge.deploy.systemd import UnitState, log_lines, state_of
 from firmware_bridge.errors import DeployError
+from firmware_bridge.files import write_atomically
+from firmware_bridge.selftest import ANNOUNCED, PREFIX
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SELFTEST_PREFIX = "cxr-edge-selftest-"
 _TICK_S = 0.1
 _BROKER_LIMIT_S = 5.0
 
@@ -74,14 +76,17 @@ def _selftest(layout: Layout, description: Description) -> Iterator[Callable[[],
     with open_bundle(release / BUNDLE_FILE) as bundle:
         case = next(case for case in bundle.manifest.golden if case.model == chosen)
         image = unlike_any_other(bundle.read(case.file))
-    path = folder / f"{SELFTEST_PREFIX}{secrets.token_hex(6)}.png"
-    hidden, beside = folder / f".{path.name}", folder / f"{path.name}.cxr.json"
+    path = folder / f"{PREFIX}{secrets.token_hex(6)}.png"
+    hidden = folder / f".{path.name}"
+    # Where the agent puts scored and refused X-rays depends on its settings.
+    places = [folder, folder / "done", folder / "rejected"]
+    besides = [place / f"{path.name}.cxr.json" for place in places]
 
     def answer() -> str:
-        try:
-            record = json.loads(beside.read_bytes())
-        except OSError:
+        beside = next((one for one in besides if one.is_file()), None)
+        if beside is None:
             return "wait"
+        record = json.loads(beside.read_bytes())
         probability = record.get("probability")
         if not isinstance(probability, float):
             return f"a refusal: {record.get('refused', {}).get('what', 'of no known reason')}"
@@ -90,12 +95,14 @@ def _selftest(layout: Layout, description: Description) -> Iterator[Callable[[],
         return ""
 
     try:
+        # Known as ours, so that nobody is told of a patient that there is not.
+        write_atomically(ANNOUNCED, hashlib.sha256(image).hexdigest().encode(), mode=0o644)
         hidden.write_bytes(image)
         hidden.chmod(0o644)
         hidden.rename(path)
         yield answer
     finally:
-        for left in (hidden, path, beside):
+        for left in (hidden, *besides, *(place / path.name for place in places), ANNOUNCED):
             with suppress(OSError):
                 left.unlink(missing_ok=True)
 

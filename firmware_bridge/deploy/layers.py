@@ -6,6 +6,7 @@ byte of it has been read back from the disk and is right.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -189,6 +190,11 @@ def receive(
                 progress(done_bytes)
     except (tarfile.TarError, EOFError) as error:
         raise _corrupted("a whole archive", str(error)) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # What runs needs the room for its journal more than the next run needs what has arrived.
+            shutil.rmtree(_part(layout, hash), ignore_errors=True)
+        raise
 
 
 def _write(path: Path, content: Any, entry: Entry) -> None:

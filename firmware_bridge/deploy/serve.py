@@ -10,21 +10,35 @@ import contextlib
 import errno
 import io
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, Protocol
 
 from firmware_bridge.deploy import activate, install, layers, manage, measure, release
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.errors import CxrEdgeError, DeployError, ResourceError
 
 _PROGRESS_BYTES = 4_000_000
+# A connection that was cut without a goodbye says nothing for hours. The other end sends an empty line every few
+# seconds when it has nothing to ask; after so long without any, it is gone, and its lock must be free again.
+_SILENCE_S = 30.0
+_LOCK_WAIT_S = 60.0
 Request = Mapping[str, Any]
+
+
+class Source(Protocol):
+    """Where requests come from."""
+
+    def readline(self) -> bytes: ...  # noqa: D102
+    def read(self, size: int) -> bytes: ...  # noqa: D102
 
 
 class Server:
     """Answers one connection."""
 
-    def __init__(self, source: BinaryIO, sink: BinaryIO, layout: Layout | None = None) -> None:
+    def __init__(self, source: Source, sink: BinaryIO, layout: Layout | None = None) -> None:
         self._source, self._sink = source, sink
         self._layout = layout or Layout()
         self._held = contextlib.ExitStack()
@@ -50,6 +64,8 @@ class Server:
         """Answer until the other end is done."""
         with self._held:
             while line := self._source.readline():
+                if not line.strip():
+                    continue
                 request = json.loads(line)
                 try:
                     self._say({"done": self._requests[request["do"]](request)})
@@ -64,7 +80,7 @@ class Server:
         return manage.stock(self._layout, wanted=dict(request["layers"]), secrets=list(request["secrets"]))
 
     def _lock(self, _request: Request) -> None:
-        self._held.enter_context(activate.locked(self._layout))
+        self._held.enter_context(activate.locked(self._layout, wait_s=_LOCK_WAIT_S))
 
     def _install(self, request: Request) -> Any:
         return install.install(
@@ -150,7 +166,7 @@ class Server:
 class _Bounded(io.RawIOBase):
     """The next so many bytes of a stream."""
 
-    def __init__(self, source: BinaryIO, left: int) -> None:
+    def __init__(self, source: Source, left: int) -> None:
         self._source, self._left = source, left
 
     def readable(self) -> bool:
@@ -188,7 +204,7 @@ def _translated(error: Exception) -> CxrEdgeError:
             "the device's disk is full",
             expected="room for the new release beside the old one",
             came=f"no space left ({error.filename or '/opt/cxr-edge'})",
-            do="free some space on the device (df -h shows where), then deploy again: what arrived is kept",
+            do="free some space on the device (df -h shows where), then deploy again; what runs there was not touched",
         )
     if isinstance(error, OSError):
         return ResourceError(
@@ -207,4 +223,36 @@ def _translated(error: Exception) -> CxrEdgeError:
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer on these streams until they end."""
-    Server(source, sink).run()
+    Server(_Listening(source), sink).run()
+
+
+class _Listening:
+    """A stream whose silence ends the process: every lock goes with it, and no half-sent request is acted upon."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._since_s = 0.0
+        threading.Thread(target=self._guard, daemon=True).start()
+
+    def _guard(self) -> None:
+        while True:
+            time.sleep(1.0)
+            since_s = self._since_s
+            if since_s and time.monotonic() - since_s > _SILENCE_S:
+                os._exit(1)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self._since_s = time.monotonic()
+        yield
+        self._since_s = 0.0
+
+    def readline(self) -> bytes:
+        """The next line."""
+        with self._waiting():
+            return self._source.readline()
+
+    def read(self, size: int) -> bytes:
+        """So many bytes; fewer only at the end."""
+        with self._waiting():
+            return self._source.read(size)

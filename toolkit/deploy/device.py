@@ -27,6 +27,7 @@ _LOADER = (
 )
 _READY_LIMIT_S = 60.0
 _STDERR_BYTES = 4000
+_ALIVE_S = 5.0
 
 
 class Device:
@@ -36,6 +37,16 @@ class Device:
         self.host, self.facts = host, facts
         self._process = process
         self._loaded = False
+        self._busy = asyncio.Lock()
+
+    async def keep_alive(self) -> None:
+        """Say that we are still here, as long as there is nothing to ask. Ends when it is cancelled."""
+        while True:
+            await asyncio.sleep(_ALIVE_S)
+            async with self._busy:
+                if self._loaded:
+                    with contextlib.suppress(OSError, asyncssh.Error):
+                        self._process.stdin.write(b"\n")
 
     async def request(
         self,
@@ -57,6 +68,12 @@ class Device:
             HostError: the connection was lost.
             CxrEdgeError: what the device raised.
         """
+        async with self._busy:
+            return await self._request(do, payload, progress, fields)
+
+    async def _request(
+        self, do: str, payload: Iterable[bytes], progress: Callable[[Any], None], fields: Mapping[str, Any]
+    ) -> Any:
         try:
             await self._load()
             self._process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
@@ -140,7 +157,12 @@ async def at_device(host: Host, access: Access, *, password: Callable[[], str | 
                 raise translated(host, error) from error
             if not line:
                 raise await _lost(host, process)
-            yield Device(host, process, parse_facts(json.loads(line).get("facts")))
+            device = Device(host, process, parse_facts(json.loads(line).get("facts")))
+            alive = asyncio.ensure_future(device.keep_alive())
+            try:
+                yield device
+            finally:
+                alive.cancel()
             process.stdin.write_eof()
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from firmware_bridge.deploy.layers import Listing
-from firmware_bridge.errors import DowngradeError
+from firmware_bridge.errors import DowngradeError, PreflightError
 from toolkit.deploy.facts import Facts
-from toolkit.deploy.targets import Target
+from toolkit.deploy.targets import Target, load_targets
 from toolkit.deploy.wanted import Wanted
 
 INSTALL, UPLOAD, RELEASE, PROVE, SWITCH = "install", "upload", "release", "prove", "switch"
+_COMPILED = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def make_plan(
 
     Args:
         host: its name.
-        facts: not used for what must be done, but shown.
+        facts: of the device.
         target: its kind.
         wanted: what it shall have.
         stock: what it has (`firmware_bridge.deploy.manage.stock`).
@@ -81,10 +82,12 @@ def make_plan(
 
     Raises:
         DowngradeError: the bundle is older than one of the same name that ran there.
+        PreflightError: there is no room for it.
     """
     description = wanted.description
     _forbid_downgrade(host, description.bundle, stock, allowed=allow_downgrade)
     steps = [*_installs(wanted, stock), *_uploads(wanted, stock)]
+    _require_room(host, facts, sum(step.size_bytes for step in steps))
     if steps or description.id not in stock["releases"]:
         steps.append(Step(RELEASE, f"put together release {description.id}"))
     if steps or description.id not in stock["proven"]:
@@ -111,6 +114,18 @@ def _forbid_downgrade(host: str, bundle: Mapping[str, str], stock: Mapping[str, 
             expected=f"one made {newest} or later",
             came=f"made {bundle['created']}",
             do="deploy the newer one, or say --allow-downgrade if that is what you want",
+        )
+
+
+def _require_room(host: str, facts: Facts, upload_bytes: int) -> None:
+    """Old and new lie side by side until the switch; compiled Python comes on top."""
+    needed_bytes = int(upload_bytes * _COMPILED) + load_targets()[0].disk_mb * 1_000_000
+    if upload_bytes and facts.disk_free_bytes < needed_bytes:
+        raise PreflightError(
+            f"{host}: its disk has too little room",
+            expected=f"{needed_bytes / 1e6:.0f} MB free for /opt/cxr-edge",
+            came=f"{facts.disk_free_bytes / 1e6:.0f} MB",
+            do="free some space (df -h shows where; sudo apt-get clean), then deploy again; nothing was changed there",
         )
 
 
