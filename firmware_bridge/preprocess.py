@@ -43,6 +43,22 @@ class Prepared:
     field: Box
     lungs: Lungs | None = None
 
+    def lung_mask(self) -> Grey | None:
+        """(H, W) uint8, 255 in the lungs, over what `pixels` shows; None where nobody looked for lungs."""
+        if self.lungs is None:
+            return None
+        height, width = self.pixels.shape
+        side = self.lungs.mask.shape[0]
+        # From places in the result to places in the mask, pixel centres to pixel centres.
+        sx = (self.field.right - self.field.left) * side / width
+        sy = (self.field.bottom - self.field.top) * side / height
+        back = np.array(
+            [[sx, 0.0, self.field.left * side + sx / 2 - 0.5], [0.0, sy, self.field.top * side + sy / 2 - 0.5]]
+        )
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        soft = cv2.warpAffine(self.lungs.mask, back, (width, height), flags=how)
+        return np.asarray(np.where(soft > 127, 255, 0), np.uint8)
+
 
 @dataclass(frozen=True, slots=True)
 class _Kind:

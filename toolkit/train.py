@@ -139,6 +139,7 @@ def read_data(index: Index, config: TrainConfig, *, cache: Path, finder: LungFin
         validation_rows=held.rows,
         tonal=tonal,
         unreadable=train.unreadable + held.unreadable,
+        lungs=train.masks,
     )
 
 

@@ -67,6 +67,11 @@ def test_training_evaluation_and_device_cut_to_the_same_lungs(
     assert tonal is not None
     halves = load([row], geometric, finder=finder).pixels
     assert np.array_equal(tonal.apply(halves[0]), device.pixels)
+    masks = load([row], geometric, finder=finder).masks
+    assert masks is not None
+    # With 0.1 of the box's sides around them, the lungs reach to about a twelfth of the crop's sides.
+    rows, columns = np.nonzero(masks[0])
+    assert np.allclose([rows.min(), 31 - rows.max(), columns.min(), 31 - columns.max()], 32 / 12, atol=2.5)
     _, (logit,) = score_xray(row, [model], [model.open()])
     assert logit == pytest.approx(device.logit, abs=1e-9)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from firmware_bridge.decode import decode
 from firmware_bridge.errors import ImageError, InputError
 from firmware_bridge.lungs import LungFinder
-from firmware_bridge.preprocess import Preparer, Preprocessing
+from firmware_bridge.preprocess import Prepared, Preparer, Preprocessing
 from toolkit.data.index import Xray
 from toolkit.files import replacing, write_atomically
 from toolkit.progress import progress
@@ -32,11 +32,13 @@ class Loaded:
         rows: the N X-rays that could be read, in the order asked for.
         pixels: (N, S, S) uint8, grey.
         unreadable: path and reason of those that could not.
+        masks: (N, S, S) uint8, 0 outside the lungs, where the preprocessing cuts to them.
     """
 
     rows: tuple[Xray, ...]
     pixels: Grey
     unreadable: tuple[tuple[Path, str], ...]
+    masks: Grey | None = None
 
 
 def geometric_and_tonal(preprocessing: Preprocessing) -> tuple[Preprocessing, Preprocessing | None]:
@@ -75,8 +77,12 @@ def load_one(xray: Xray, preprocessing: Preprocessing, *, finder: LungFinder | N
         BundleError: the preprocessing cuts to the lungs, and there is no `finder`.
         ImageError: it cannot be read, or shows no lungs where the preprocessing cuts to them.
     """
-    decoded = decode(xray.path, min_side_px=preprocessing.decode_min_side_px)
-    return Preparer(preprocessing, finder).prepare(stretch_back(decoded.pixels, xray)).pixels
+    return _prepared(xray, Preparer(preprocessing, finder)).pixels
+
+
+def _prepared(xray: Xray, preparer: Preparer) -> Prepared:
+    decoded = decode(xray.path, min_side_px=preparer.preprocessing.decode_min_side_px)
+    return preparer.prepare(stretch_back(decoded.pixels, xray))
 
 
 def load(
@@ -103,13 +109,15 @@ def load(
     stored = _Cache(cache, rows, preprocessing, finder) if cache else None
     if stored and (found := stored.read(rows)):
         return found
+    preparer = Preparer(preprocessing, finder)
     good: list[Xray] = []
     images: list[Grey] = []
+    masks: list[Grey] = []
     bad: list[tuple[Path, str]] = []
 
-    def attempt(xray: Xray) -> Grey | ImageError:
+    def attempt(xray: Xray) -> Prepared | ImageError:
         try:
-            return load_one(xray, preprocessing, finder=finder)
+            return _prepared(xray, preparer)
         except ImageError as error:
             return error
 
@@ -120,7 +128,9 @@ def load(
                 bad.append((xray.path, f"{result.what}: {result.came}"))
             else:
                 good.append(xray)
-                images.append(result)
+                images.append(result.pixels)
+                if (mask := result.lung_mask()) is not None:
+                    masks.append(mask)
     if not good:
         raise InputError(
             "none of the X-rays can be read",
@@ -128,7 +138,7 @@ def load(
             came=f"first problem: {bad[0][0]}: {bad[0][1]}" if bad else "an empty list",
             do="check the paths in the index with: cxr-edge data audit",
         )
-    loaded = Loaded(rows=tuple(good), pixels=np.stack(images), unreadable=tuple(bad))
+    loaded = Loaded(tuple(good), np.stack(images), tuple(bad), np.stack(masks) if masks else None)
     if stored:
         stored.write(loaded, rows)
     return loaded
@@ -151,6 +161,8 @@ class _Cache:
                 seen = f"{xray.path}|{error.errno}\n"
             digest.update(seen.encode("utf-8", "surrogateescape"))
         self._path = folder / f"{digest.hexdigest()[:24]}.npy"
+        self._masks = self._path.with_suffix(".masks.npy")
+        self._has_masks = preprocessing.needs_lungs
 
     def read(self, rows: Sequence[Xray]) -> Loaded | None:
         notes = self._path.with_suffix(".json")
@@ -159,6 +171,7 @@ class _Cache:
         try:
             said = json.loads(notes.read_text(encoding="utf-8"))
             pixels: Grey = np.load(self._path)
+            masks: Grey | None = np.load(self._masks) if self._has_masks else None
         except (OSError, ValueError):  # A cache that cannot be read is made anew.
             return None
         bad = {int(i): reason for i, reason in said["unreadable"].items()}
@@ -166,6 +179,7 @@ class _Cache:
             rows=tuple(x for i, x in enumerate(rows) if i not in bad),
             pixels=pixels,
             unreadable=tuple((rows[i].path, reason) for i, reason in bad.items()),
+            masks=masks,
         )
 
     def write(self, loaded: Loaded, rows: Sequence[Xray]) -> None:
@@ -173,4 +187,7 @@ class _Cache:
         bad = {str(i): reasons[x.path] for i, x in enumerate(rows) if x.path in reasons}
         with replacing(self._path) as part:
             np.save(part, loaded.pixels)
+        if loaded.masks is not None:
+            with replacing(self._masks) as part:
+                np.save(part, loaded.masks)
         write_atomically(self._path.with_suffix(".json"), json.dumps({"unreadable": bad}))
