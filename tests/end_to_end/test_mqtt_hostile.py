@@ -245,6 +245,36 @@ def test_a_broker_that_never_acknowledges_gets_each_result_once_a_connection(tmp
     journal.close()
 
 
+def test_who_is_thrown_out_by_another_of_its_name_is_not_in_a_hurry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two devices of one name would throw each other out without end. (Mosquitto 2.0.11 just hangs up on the first.)"""
+    monkeypatch.setattr("firmware_bridge.outbox._TAKEN_OVER_S", 3600.0)
+    problems: list[str | None] = []
+
+    def behave(sock: socket.socket) -> None:
+        read_packet(sock)
+        sock.sendall(CONNACK)
+        read_packet(sock)
+        sock.sendall(packet(0xE0, b"\x8e\x00"))
+
+    journal = Journal(tmp_path)
+    with HostileBroker(behave) as broker:
+        outbox = Outbox(Broker("127.0.0.1", broker.port), journal, device="box", status=dict, problem=problems.append)
+        thread = threading.Thread(target=outbox.run)
+        thread.start()
+        deadline_s = time.monotonic() + 20
+        while not any(problems) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        time.sleep(2)  # the usual wait would be half a second
+        outbox.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert "taken over" in str(problems[-1])
+        assert broker.connections == 1
+    journal.close()
+
+
 def mutated(rng: random.Random) -> bytes:
     """A broker's packets, damaged: bits, lengths, ends and order."""
     good = [
