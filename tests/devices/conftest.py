@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from emulated import needs
-from emulated.agent import DeviceAgent
+from emulated.agent import DeviceAgent, until
 from emulated.host import Host
 from emulated.rootfs import DEBIAN_12, DEBIAN_13, Release
 from emulated.site import packages
+from emulated.workstation import Workstation
 
-from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
-from toolkit.bundle import build_bundle
+from firmware_bridge.deploy.layout import SERVICE
 
 HERE = Path(__file__).parent
 SYSTEMD = {DEBIAN_12: 252, DEBIAN_13: 257}
-MODEL, HEAD = "models/model.int8.tflite", "models/head.int8.npy"
-DATA = HERE.parent / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +37,8 @@ def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
         if reason:
             pytest.skip(reason)
         options.setdefault("name", f"edge{len(hosts) + 1}")
+        if callable(options.get("layers")):  # made only where they can be used
+            options["layers"] = options["layers"]()
         hosts.append(Host(release, tmp_path / f"host{len(hosts) + 1}", **options))
         if wait:
             hosts[-1].wait()
@@ -59,35 +60,80 @@ def make_agent(make_host: Callable[..., Host], bundle_file: Path) -> Callable[..
     """Starts a device with the agent's service installed, but not started; see `DeviceAgent`."""
 
     def start(release: Release = DEBIAN_12, **unit: Any) -> DeviceAgent:
-        reason = needs.missing()
-        if reason:
-            pytest.skip(reason)
-        host = make_host(release, layers=[packages(release)])
+        host = make_host(release, layers=lambda: [packages(release)])
         return DeviceAgent(host, bundle_file, systemd=SYSTEMD[release], **unit)
 
     return start
 
 
 @pytest.fixture(scope="session")
-def bundle_file(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
-    """A bundle with the tiny model and two golden X-rays: what it says means nothing, but it says it fast."""
-    from firmware_bridge.bundle import open_bundle
+def xrays(samples: Path) -> list[Path]:
+    """JPEGs of the samples."""
+    return sorted(samples.glob("chest_xray/**/*.jp*g"))
 
-    entry = ModelEntry(MODEL, "int8", HEAD, CalibrationEntry(1.0, 0.0, 0.45))
-    images = {f"golden/{n}.jpg": path for n, path in enumerate(sorted(samples.glob("chest_xray/**/*.jp*g"))[::40])}
-    common = {
-        "name": "tiny",
-        "labels": ("NORMAL", "PNEUMONIA"),
-        "preprocessing": {"version": 1, "steps": [{"name": "resize", "size_px": 32}]},
-        "models": [entry],
-        "files": {entry.file: DATA / "tiny.int8.tflite", entry.head: DATA / "tiny.head.npy", **images},
-        "created": "2026-01-01T00:00:00Z",
-    }
-    folder = tmp_path_factory.mktemp("bundle")
-    with open_bundle(build_bundle(folder / "draft.cxr", **common)) as draft:
-        scorer = draft.scorer(threads=1)
-        golden = [
-            GoldenEntry(name, entry.file, scorer.score(path.read_bytes()).probability, 0.02)
-            for name, path in images.items()
-        ]
-    return build_bundle(folder / "tiny.cxr", golden=golden, **common)
+
+@pytest.fixture(scope="session")
+def xray(xrays: list[Path]) -> Path:
+    """One X-ray."""
+    return xrays[0]
+
+
+@pytest.fixture(scope="session")
+def workstation(tmp_path_factory: pytest.TempPathFactory, xrays: list[Path]) -> Workstation:
+    """Keys, bundles, and the command."""
+    return Workstation(tmp_path_factory.mktemp("workstation"), xrays[1::40])
+
+
+@pytest.fixture(scope="session")
+def old(workstation: Workstation) -> Path:
+    """The bundle that devices run before a test."""
+    return workstation.bundle("old", created="2026-02-01T00:00:00Z")
+
+
+@pytest.fixture(scope="session")
+def new(workstation: Workstation) -> Path:
+    """A newer one."""
+    return workstation.bundle("new", created="2026-03-01T00:00:00Z")
+
+
+@pytest.fixture(scope="session")
+def deployed_layer(tmp_path_factory: pytest.TempPathFactory, workstation: Workstation, old: Path) -> Iterator[Path]:
+    """What a first deployment of `old` leaves on a Debian 12 device: made once, the ground of many."""
+    if needs.missing():
+        pytest.skip(needs.missing())
+    folder = tmp_path_factory.mktemp("deployed")
+    host = Host(DEBIAN_12, folder / "host", name="first")
+    try:
+        host.wait()
+        workstation.deploy(old, hosts=[host]).succeeded()
+        host.inside("systemctl", "poweroff", check=False)
+        host.wait_off()
+        host.keep(folder / "layer")
+    finally:
+        host.close()
+    yield folder / "layer"
+    shutil.rmtree(folder / "layer")
+
+
+@pytest.fixture
+def make_deployed(make_host: Callable[..., Host], deployed_layer: Path) -> Callable[..., Host]:
+    """Starts a Debian 12 device that runs `old`, deployed."""
+
+    def start(**options: Any) -> Host:
+        host = make_host(layers=[deployed_layer], **options)
+        until(lambda: host.show(SERVICE, "ActiveState") == "active", what="the service to start with the machine")
+        return host
+
+    return start
+
+
+@pytest.fixture
+def deployed(make_deployed: Callable[..., Host]) -> Host:
+    """A device that runs `old`."""
+    return make_deployed()
+
+
+@pytest.fixture(scope="session")
+def bundle_file(old: Path) -> Path:
+    """A bundle for tests without a deployment."""
+    return old

@@ -22,11 +22,6 @@ EXPOSURE_AT_MOST = 2.0
 RELEASES = pytest.mark.parametrize("release", [DEBIAN_12, DEBIAN_13], ids=lambda release: release.suite)
 
 
-@pytest.fixture(scope="session")
-def xray(samples: Path) -> Path:
-    return next(path for path in sorted(samples.glob("chest_xray/**/*.jp*g")))
-
-
 def expected(bundle: Path, xray: Path) -> float:
     with open_bundle(bundle) as opened:
         return opened.scorer(threads=1).score(xray.read_bytes()).probability

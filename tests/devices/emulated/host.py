@@ -20,7 +20,7 @@ PASSWORD = "correct horse"
 PORT = 22
 # An emulated processor needs several times as long as the machine's own.
 _BOOT_S = {False: 60.0, True: 240.0}
-_STOP_S = 20.0
+_STOP_S = 60.0
 _SUDO = {
     "nopasswd": f"{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n",
     "password": f"{USER} ALL=(ALL:ALL) ALL\n",
@@ -199,9 +199,14 @@ class Host:
         assert self._nspawn is not None, f"{self.name} is off"
         self.inside("systemctl", "reboot", check=False)
         # nspawn ends when its system restarts; it is started again with the same disk.
+        self.wait_off()
+        self.boot()
+
+    def wait_off(self) -> None:
+        """Until it has shut down by itself."""
+        assert self._nspawn is not None, f"{self.name} is off"
         self._nspawn.wait(_STOP_S)
         self._nspawn = None
-        self.boot()
 
     def fill_disk(self, *, leave_bytes: int) -> Path:
         """Fill the disk but for `leave_bytes`; the file to remove again."""
@@ -214,11 +219,19 @@ class Host:
     def skew_clock(self, offset: str) -> None:
         """Shift the clock that `date` and `python3` show there (libfaketime's form: "-400d")."""
         # Not through ld.so.preload: sshd's sandbox kills a process that asks for the time in libfaketime's way.
-        for program in ("date", "python3"):
-            line = f"LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 FAKETIME={offset}"
-            self.put(
-                f"/usr/local/bin/{program}", f'#!/bin/sh\n{line} exec /usr/bin/{program} "$@"\n'.encode(), mode=0o755
-            )
+        for program, real in (("date", "date.real"), ("python3", f"python{self.release.python}")):
+            path = self.root / "usr/bin" / program
+            if not path.with_name(real).exists():
+                path.rename(path.with_name(real))
+            path.unlink(missing_ok=True)
+            fake = f"LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 FAKETIME={offset}"
+            self.put(f"/usr/bin/{program}", f'#!/bin/sh\n{fake} exec /usr/bin/{real} "$@"\n'.encode(), mode=0o755)
+
+    def keep(self, folder: Path) -> None:
+        """Copy what was written to its disk since it was made: a layer for other hosts. It must be off."""
+        assert self._nspawn is None, f"{self.name} is on"
+        # -a takes overlayfs's own marks (whiteouts, trusted.overlay.*) along: they mean the same in a lower layer.
+        _run(["cp", "-a", str(self.root.with_name("up")), str(folder)], check=True, timeout_s=120, stdin="")
 
     def put(self, path: str, data: bytes, *, mode: int = 0o644) -> Path:
         """Write a file there, from outside, as root; its path seen from here."""
