@@ -19,7 +19,7 @@ from firmware_bridge.result import NOTICE
 from firmware_bridge.settings import load_settings, variable_of
 from toolkit.cli.lazy import LazyGroup
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS = {"status": ("toolkit.cli.agent_status", "Queue, last results, broker, bundle, disk, problems.")}
 Command = Callable[..., None]
 
 

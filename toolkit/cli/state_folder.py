@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from firmware_bridge.errors import ConfigError
+from firmware_bridge.settings import Settings, load_settings
 
 Command = Callable[..., None]
 
@@ -33,12 +34,20 @@ def state_folder(state: Path | None, watch: Path | None, config: Path | None) ->
     """
     if state is not None:
         return state
+    arguments: dict[str, dict[str, Any]] = {"agent": {"watch": watch}}
+    return folder_of(load_settings(config, arguments=arguments))
+
+
+def folder_of(settings: Settings) -> Path:
+    """The folder that an agent with these settings uses.
+
+    Raises:
+        ConfigError: they name neither a state folder nor a watched one.
+    """
     from firmware_bridge.agent import default_state
     from firmware_bridge.agent_settings import AgentSettings
-    from firmware_bridge.settings import load_settings
 
-    arguments: dict[str, dict[str, Any]] = {"agent": {"watch": watch}}
-    options = load_settings(config, arguments=arguments).section(AgentSettings)
+    options = settings.section(AgentSettings)
     if options.state is not None:
         return options.state
     if options.watch is not None:

@@ -1,0 +1,108 @@
+"""The X-ray of a result as a small JPEG for the page, read from where the intake left it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from firmware_bridge.decode import DEFAULT_LIMITS, decode
+from firmware_bridge.errors import ImageError
+from firmware_bridge.journal_reader import open_reader
+from firmware_bridge.png import PNG_MAGIC
+from firmware_bridge.reading import NoFile, NotFinished, read_file
+
+LARGE_PX = 1000
+SMALL_PX = 160
+_MOST_CACHED_BYTES = 6 * 2**20
+_QUALITY = 88
+_MOST_OVERLAY_BYTES = 16 * 2**20
+
+
+class Pictures:
+    """Thread-safe; one picture is decoded at a time, so that looking never takes the pipeline's processor.
+
+    Args:
+        state: the state folder.
+        watch: the watched folder: nothing outside of it is ever read.
+    """
+
+    def __init__(self, state: Path, watch: Path) -> None:
+        self._state = state
+        self._watch = watch
+        self._cache: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def jpeg(self, result_id: str, longest_px: int) -> bytes | None:
+        """The picture, or None: its file is gone, changed, or never was a picture.
+
+        Raises:
+            ConfigError: see `open_reader`.
+            ResourceError: the journal cannot be read.
+        """
+        key = (result_id, longest_px)
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+            data = self._read(result_id, longest_px)
+            if data is not None:
+                self._cache[key] = data
+                while sum(map(len, self._cache.values())) > _MOST_CACHED_BYTES:
+                    self._cache.popitem(last=False)
+            return data
+
+    def overlay(self, result_id: str) -> bytes | None:
+        """The PNG with the heat map that lies beside the X-ray, or None.
+
+        Raises:
+            ConfigError: see `open_reader`.
+            ResourceError: the journal cannot be read.
+        """
+        found = self.file_of(result_id)
+        if found is None:
+            return None
+        try:
+            contents = read_file(overlay_path(found[0]), max_bytes=_MOST_OVERLAY_BYTES)
+        except (NoFile, NotFinished):
+            return None
+        return contents.data if contents.data.startswith(PNG_MAGIC) else None
+
+    def file_of(self, result_id: str) -> tuple[Path, str] | None:
+        """Where the X-ray of a result lies, and its SHA-256; None where the journal knows no such file."""
+        query = "SELECT path, sha256 FROM intake WHERE result_id=? ORDER BY seq DESC LIMIT 1"
+        with open_reader(self._state) as journal:
+            row = journal.execute(query, (result_id,)).fetchone()
+        if row is None:
+            return None
+        path = Path(os.fsdecode(row[0]))
+        return (path, str(row[1])) if path.is_relative_to(self._watch) else None
+
+    def _read(self, result_id: str, longest_px: int) -> bytes | None:
+        found = self.file_of(result_id)
+        if found is None:
+            return None
+        path, sha256 = found
+        try:
+            contents = read_file(path, max_bytes=DEFAULT_LIMITS.max_bytes)
+            # Another picture of the same name must not be shown for the one that was scored.
+            if contents.error or contents.arrival.sha256 != sha256:
+                return None
+            pixels = decode(contents.data, min_side_px=longest_px).pixels  # (H, W) uint8
+        except (NoFile, NotFinished, ImageError):
+            return None
+        scale = min(1.0, longest_px / max(pixels.shape))
+        if scale < 1.0:
+            size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+            pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+        good, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        return encoded.tobytes() if good else None
+
+
+def overlay_path(image: Path) -> Path:
+    """Where the heat map of an X-ray lies: beside it, as its JSON does."""
+    return image.with_name(f"{image.name}.cxr.png")
