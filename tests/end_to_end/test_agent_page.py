@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from firmware_bridge.bundle import open_bundle
 from firmware_bridge.page.guard import is_session, make_session
 from firmware_bridge.page.settings import PageSettings, allowed_hosts, read_token
 from firmware_bridge.result import NOTICE
-from tests.end_to_end.conftest import free_port, until
+from tests.end_to_end.conftest import Agent, Xrays, free_port, until
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-    from tests.end_to_end.conftest import Agent, Xrays
-
+START_S = 90.0  # a machine that has much else to do
 TOKEN = "a token of forty letters, and not one less"
 
 
@@ -39,7 +39,7 @@ class Site:
         path.write_text(f"[page]\nport = {self.port}\n{settings}\n[intake]\nsettle_s = 0.1\ngrace_s = 0.3\n")
         extra = [word for name, value in options.items() for word in (f"--{name}", value)]
         agent.start("--config", str(path), *extra)
-        until(lambda: self.answers(), what=f"the page at port {self.port}")
+        until(lambda: self.answers(), timeout_s=START_S, what=f"the page at port {self.port}")
 
     def answers(self) -> bool:
         assert self.agent.running
@@ -58,6 +58,12 @@ class Site:
         finally:
             connection.close()
 
+    def is_well(self) -> bool:
+        try:
+            return self.ask("/healthz")[0] == 200
+        except OSError:
+            return False  # the crowd's places are not free yet
+
     def view(self) -> Any:
         return json.loads(self.ask("/api/state")[2])
 
@@ -65,14 +71,27 @@ class Site:
         return list(until(lambda: found if len(found := self.view()["results"]) == number else None))
 
 
-@pytest.fixture
-def site(agent: Agent, xrays: Xrays) -> Site:
-    """Two X-rays and a file that is none."""
+def filled(agent: Agent, xrays: Xrays) -> Site:
+    """An X-ray and a file that is none."""
     xrays.put(agent.watch / "1.jpg", old=True)
     (agent.watch / "<img src=x onerror=alert(1)>.jpg").write_bytes(b"GIF89a and no more of it")
     made = Site(agent)
     made.wait_for(2)
     return made
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, bundle_file: Path, samples: Path) -> Iterator[Site]:
+    """For tests that only look."""
+    with open_bundle(bundle_file) as bundle:
+        agent = Agent(tmp_path_factory.mktemp("site"), bundle_file)
+        yield filled(agent, Xrays(samples, bundle.id))
+    agent.kill()
+
+
+@pytest.fixture
+def site_of_its_own(agent: Agent, xrays: Xrays) -> Site:
+    return filled(agent, xrays)
 
 
 def test_what_it_says(site: Site) -> None:
@@ -92,7 +111,8 @@ def test_what_it_says(site: Site) -> None:
     assert site.ask("/healthz")[::2] == (200, b"ok\n")
 
 
-def test_a_file_that_changed_is_not_shown(site: Site) -> None:
+def test_a_file_that_changed_is_not_shown(site_of_its_own: Site) -> None:
+    site = site_of_its_own
     scored = next(result for result in site.view()["results"] if result["decision"] != "refused")
     link = site.agent.watch / "1.jpg"
     link.unlink()
@@ -262,13 +282,15 @@ def test_huge_and_broken_requests(site: Site, request_bytes: bytes) -> None:
             answer = sock.recv(100)
         except OSError:
             pass  # it hung up before all was said: as good as an answer
-    assert not answer.startswith(b"HTTP/1.1 200") or request_bytes.startswith(b"GET / HTTP/9")
+    # RFC 9112, 6.3: chunked beats a length, if the connection is closed after it. It always is.
+    assert not answer.startswith(b"HTTP/1.1 200") or b"chunked" in request_bytes
     assert site.ask("/healthz")[0] == 200
     assert site.agent.running
 
 
 @pytest.mark.slow
-def test_many_connections_and_browsers_that_do_not_read(site: Site, xrays: Xrays) -> None:
+def test_many_connections_and_browsers_that_do_not_read(site_of_its_own: Site, xrays: Xrays) -> None:
+    site = site_of_its_own
     before_kib = rss_kib(site.agent)
     silent = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(20)]
     deaf = []
@@ -281,7 +303,6 @@ def test_many_connections_and_browsers_that_do_not_read(site: Site, xrays: Xrays
     for number in range(150):
         xrays.put(site.agent.watch / f"more-{number}.jpg")
     until(lambda: len(list(site.agent.watch.glob("more-*.json"))) == 150)
-    assert site.ask("/healthz")[0] == 200
     # Ten browsers that read nothing hold one state each, not the history of 150.
     assert rss_kib(site.agent) - before_kib < 30_000
     # And those that say nothing are hung up on.
@@ -296,7 +317,7 @@ def test_many_connections_and_browsers_that_do_not_read(site: Site, xrays: Xrays
             crowd.append(sock)
     for sock in [*silent, *deaf, *crowd]:
         sock.close()
-    until(lambda: site.ask("/healthz")[0] == 200)
+    until(lambda: site.is_well(), what="the page after the crowd has left")
     assert site.agent.terminate() == 0
 
 
@@ -341,7 +362,8 @@ def text_of(browser: Chrome, id: str) -> str:
     return str(browser.find_element("id", id).text)
 
 
-def test_a_browser_shows_it_and_follows(site: Site, xrays: Xrays, browse: Callable[..., Chrome]) -> None:
+def test_a_browser_shows_it_and_follows(site_of_its_own: Site, xrays: Xrays, browse: Callable[..., Chrome]) -> None:
+    site = site_of_its_own
     browser = browse(site.port)
     until(lambda: len(browser.find_elements("css selector", "#list li")) == 2)
     assert "Not for diagnosis" in text_of(browser, "state") + browser.find_element("css selector", ".notice").text
