@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
@@ -12,9 +13,11 @@ import numpy as np
 
 from firmware_bridge.decode import DEFAULT_LIMITS, decode
 from firmware_bridge.errors import ImageError
+from firmware_bridge.filing import DONE, REJECTED
 from firmware_bridge.journal_reader import open_reader
 from firmware_bridge.png import PNG_MAGIC
 from firmware_bridge.reading import NoFile, NotFinished, read_file
+from firmware_bridge.rename import free_name
 
 LARGE_PX = 1000
 SMALL_PX = 160
@@ -63,37 +66,43 @@ class Pictures:
             ConfigError: see `open_reader`.
             ResourceError: the journal cannot be read.
         """
-        found = self.file_of(result_id)
-        if found is None:
-            return None
-        try:
-            contents = read_file(overlay_path(found[0]), max_bytes=_MOST_OVERLAY_BYTES)
-        except (NoFile, NotFinished):
-            return None
-        return contents.data if contents.data.startswith(PNG_MAGIC) else None
+        for path in self._places(result_id)[0]:
+            with contextlib.suppress(NoFile, NotFinished):
+                data = read_file(overlay_path(path), max_bytes=_MOST_OVERLAY_BYTES).data
+                if data.startswith(PNG_MAGIC):
+                    return data
+        return None
 
-    def file_of(self, result_id: str) -> tuple[Path, str] | None:
-        """Where the X-ray of a result lies, and its SHA-256; None where the journal knows no such file."""
-        query = "SELECT path, sha256 FROM intake WHERE result_id=? ORDER BY seq DESC LIMIT 1"
+    def _places(self, result_id: str) -> tuple[list[Path], str]:
+        """Where the X-ray of a result may lie, and its SHA-256; no place where the journal knows none."""
+        query = "SELECT seq, path, sha256 FROM intake WHERE result_id=? ORDER BY seq DESC LIMIT 1"
         with open_reader(self._state) as journal:
             row = journal.execute(query, (result_id,)).fetchone()
         if row is None:
-            return None
-        path = Path(os.fsdecode(row[0]))
-        return (path, str(row[1])) if path.is_relative_to(self._watch) else None
+            return [], ""
+        seq, path = str(row[0]), Path(os.fsdecode(row[1]))
+        if not path.is_relative_to(self._watch):
+            return [], ""
+        filed = [self._watch / folder / path.relative_to(self._watch) for folder in (DONE, REJECTED)]
+        return [path, *filed, *(free_name(place, seq) for place in filed)], str(row[2])
+
+    def _data(self, result_id: str) -> bytes | None:
+        places, sha256 = self._places(result_id)
+        for path in places:
+            with contextlib.suppress(NoFile, NotFinished):
+                contents = read_file(path, max_bytes=DEFAULT_LIMITS.max_bytes)
+                # Another picture of the same name must not be shown for the one that was scored.
+                if contents.error is None and contents.arrival.sha256 == sha256:
+                    return contents.data
+        return None
 
     def _read(self, result_id: str, longest_px: int) -> bytes | None:
-        found = self.file_of(result_id)
-        if found is None:
+        data = self._data(result_id)
+        if data is None:
             return None
-        path, sha256 = found
         try:
-            contents = read_file(path, max_bytes=DEFAULT_LIMITS.max_bytes)
-            # Another picture of the same name must not be shown for the one that was scored.
-            if contents.error or contents.arrival.sha256 != sha256:
-                return None
-            pixels = decode(contents.data, min_side_px=longest_px).pixels  # (H, W) uint8
-        except (NoFile, NotFinished, ImageError):
+            pixels = decode(data, min_side_px=longest_px).pixels  # (H, W) uint8
+        except ImageError:
             return None
         scale = min(1.0, longest_px / max(pixels.shape))
         if scale < 1.0:

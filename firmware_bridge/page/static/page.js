@@ -87,7 +87,12 @@ function showFilm(result) {
   get("toggle").setAttribute("aria-pressed", String(heat));
   if (!result.picture) return missing("This file could not be read as an X-ray, so there is no picture.");
   const gone = "The X-ray's file is not in its folder any more, or it was changed. The result stands.";
-  film.onerror = () => again(film, () => missing(gone));
+  film.onerror = () => again(film, () => {
+    if (!source.startsWith("overlay")) return missing(gone);
+    heat = false; // the X-ray without its heat map is better than nothing
+    showFilm(result);
+    get("toggle").hidden = true;
+  });
   film.onload = () => { none.hidden = true; film.hidden = false; };
   film.alt = `The X-ray${heat && hasHeat(result) ? " with the heat map" : ""}`;
   if (film.getAttribute("src") !== source) film.src = source;
