@@ -54,7 +54,7 @@ class Waves:
     def goes_on(self, ended: Sequence[Ended[Any]]) -> bool:
         """Whether the next wave is begun."""
         failed = sum(one.error is not None for one in ended)
-        return not failed or failed / len(ended) < self.stop_at
+        return not failed or failed / sum(not one.skipped for one in ended) < self.stop_at
 
 
 async def each(hosts: Sequence[Host], work: Callable[[Host], Awaitable[Value]], waves: Waves) -> list[Ended[Value]]:

@@ -55,7 +55,9 @@ async def connected(host: Host, access: Access) -> AsyncIterator[asyncssh.SSHCli
         tunnel = None
         if host.jump:
             user, address, port = parse_address(host.jump)
-            gate = Host(name=f"{host.name} (jump host {host.jump})", address=address, user=user, port=port)
+            gate = Host(
+                name=f"{host.name} (jump host {host.jump})", address=address, user=user, port=port, key=host.key
+            )
             tunnel = await _enter(stack, gate, access, tunnel=None)
         yield await _enter(stack, host, access, tunnel=tunnel)
 
@@ -204,7 +206,7 @@ def _meaning(host: Host, error: BaseException, where: str) -> tuple[str, str, st
         return (
             f"to be let in as {host.user or 'the user of the SSH config'}",
             str(error.reason or error),
-            "check the user, and that your key stands in its ~/.ssh/authorized_keys; --key names another key",
+            "check the user, and that your key stands in its ~/.ssh/authorized_keys; --ssh-key names another key",
         )
     if isinstance(error, socket.gaierror):
         return ("a host name that is known", str(error.strerror or error), "mend the name, or give the IP address")
@@ -223,5 +225,5 @@ def _meaning(host: Host, error: BaseException, where: str) -> tuple[str, str, st
             "check that the device is on, in this network and not behind a firewall; then deploy again",
         )
     if isinstance(error, (asyncssh.KeyImportError, FileNotFoundError)):
-        return ("a readable private key", str(error), "mend --key; a key with a passphrase goes through ssh-agent")
+        return ("a readable private key", str(error), "mend --ssh-key; a key with a passphrase goes through ssh-agent")
     return ("a connection over SSH", f"{type(error).__name__}: {error}", "try `ssh` with the same host; then again")

@@ -1,0 +1,144 @@
+"""Getting in, over a real SSH server: what is wrong is told apart, and a host's key is never taken on trust unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firmware_bridge.errors import DeployError, HostError
+from toolkit.deploy.device import at_device
+from toolkit.deploy.facts import Facts
+from toolkit.deploy.inventory import Host
+from toolkit.deploy.ssh import Access, connected
+
+from .conftest import SshServer, make_key
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> Access:
+    return Access(known_hosts=tmp_path / "ssh" / "known_hosts", trust_on_first_use=True)
+
+
+@pytest.fixture
+def host(server: SshServer, client_key: Path) -> Host:
+    return Host("box", "127.0.0.1", user=server.user, port=server.port, key=str(client_key))
+
+
+def say_hello(host: Host, access: Access) -> str:
+    async def body() -> str:
+        async with connected(host, access) as connection:
+            return str((await connection.run("echo hello", check=True)).stdout).strip()
+
+    return asyncio.run(body())
+
+
+def test_an_unknown_key_is_refused_with_its_fingerprint_until_it_is_trusted(host: Host, access: Access) -> None:
+    with pytest.raises(HostError, match="not known") as caught:
+        say_hello(host, replace(access, trust_on_first_use=False))
+    assert "ssh-ed25519 SHA256:" in caught.value.came
+    assert "--trust-on-first-use" in caught.value.do
+    said: list[str] = []
+    assert say_hello(host, replace(access, say=said.append)) == "hello"
+    assert said == [f"box: trusted on first use: {caught.value.came}"]
+    # From then on it is known, and nothing is said.
+    assert say_hello(host, replace(access, trust_on_first_use=False, say=said.append)) == "hello"
+    assert len(said) == 1
+
+
+def test_a_changed_key_is_told_apart_from_an_unknown_one_and_never_trusted(
+    host: Host, access: Access, server: SshServer
+) -> None:
+    say_hello(host, access)
+    known = access.known_hosts.read_text()
+    server.change_key()
+    with pytest.raises(HostError, match="has changed") as caught:
+        say_hello(host, access)
+    assert caught.value.expected.count("SHA256:") == 1
+    assert caught.value.came.startswith("ssh-ed25519 SHA256:")
+    assert caught.value.came not in caught.value.expected
+    assert f"ssh-keygen -R '[127.0.0.1]:{server.port}'" in caught.value.do
+    assert access.known_hosts.read_text() == known
+
+
+def test_a_key_that_the_host_does_not_know(host: Host, access: Access, tmp_path: Path) -> None:
+    stranger = replace(host, key=str(make_key(tmp_path / "stranger")))
+    with pytest.raises(HostError, match="cannot be deployed to") as caught:
+        say_hello(stranger, access)
+    assert "authorized_keys" in caught.value.do
+
+
+def test_a_key_file_that_is_not_there(host: Host, access: Access) -> None:
+    with pytest.raises(HostError) as caught:
+        say_hello(replace(host, key="/nowhere/key"), access)
+    assert "--ssh-key" in caught.value.do
+
+
+def test_nobody_listens(host: Host, access: Access) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        with pytest.raises(HostError) as caught:
+            say_hello(replace(host, port=sock.getsockname()[1]), access)
+    assert "refused" in caught.value.came
+
+
+def test_a_host_that_takes_the_connection_and_says_nothing(host: Host, access: Access) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        with pytest.raises(HostError) as caught:
+            say_hello(replace(host, port=sock.getsockname()[1]), replace(access, limit_s=1.0))
+    assert "an answer from" in caught.value.expected
+
+
+def test_a_name_that_nobody_knows(host: Host, access: Access) -> None:
+    with pytest.raises(HostError) as caught:
+        say_hello(replace(host, address="no-such-host.invalid"), access)
+    assert "mend the name" in caught.value.do
+
+
+def test_through_a_jump_host_whose_key_is_checked_as_well(
+    make_server: Callable[[], SshServer], client_key: Path, access: Access
+) -> None:
+    gate, inner = make_server(), make_server()
+    host = Host(
+        "inner",
+        "127.0.0.1",
+        user=inner.user,
+        port=inner.port,
+        key=str(client_key),
+        jump=f"{gate.user}@127.0.0.1:{gate.port}",
+    )
+    said: list[str] = []
+    assert say_hello(host, replace(access, say=said.append)) == "hello"
+    assert len(said) == 2
+    gate.change_key()
+    with pytest.raises(HostError, match="jump host"):
+        say_hello(host, access)
+
+
+def facts_of(host: Host, access: Access) -> Facts:
+    async def body() -> Facts:
+        async with at_device(host, access, password=lambda: None) as device:
+            return device.facts
+
+    return asyncio.run(body())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the device's half runs as root")
+def test_facts_come_home_and_what_the_device_raises_is_raised_here(host: Host, access: Access) -> None:
+    facts = facts_of(host, access)
+    assert facts.uid == 0
+    assert facts.hostname == socket.gethostname()
+
+    async def body() -> None:
+        async with at_device(host, access, password=lambda: None) as device:
+            await device.request("release", description={"schema": 99})
+
+    with pytest.raises(DeployError, match="box: a release cannot be read"):
+        asyncio.run(body())
