@@ -17,6 +17,7 @@ from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.audit import AuditLog, AuditSettings
 from firmware_bridge.bundle import Bundle, open_bundle
 from firmware_bridge.claims import Claims
+from firmware_bridge.disk import Disk
 from firmware_bridge.errors import BrokerError, ConfigError, ResourceError
 from firmware_bridge.filing import DONE, REJECTED, Filing
 from firmware_bridge.health import Health
@@ -31,6 +32,7 @@ from firmware_bridge.parts import Changes, Context
 from firmware_bridge.pipeline import Labels, Pipeline, Tally
 from firmware_bridge.recorder import Recorder
 from firmware_bridge.result import ModelRef
+from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.score import Scorer
 from firmware_bridge.settings import Settings
 from firmware_bridge.spool import Spool
@@ -48,8 +50,9 @@ PARTS = {
     "page": "firmware_bridge.page.part:make_part",
     "service": "firmware_bridge.service:make_part",
     "status": "firmware_bridge.status:make_part",
+    "retention": "firmware_bridge.retention:make_part",
 }
-ALWAYS = ("service", "status")
+ALWAYS = ("service", "status", "retention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,9 @@ class Agent:
             on_look=claims.tidy,
         )
         changes = Changes()
-        spool = Spool(journal.path.parent, journal, intake, on_change=changes.note)
+        reserve_mb = self._settings.section(RetentionSettings).reserve_mb
+        disk = Disk([journal.path.parent, watch], reserve_mb=reserve_mb, health=self._health)
+        spool = Spool(journal.path.parent, journal, intake, disk=disk, on_change=changes.note)
         spool.tidy()
         filing = Filing(watch, claims, spool, moves=moves)
         recorder = Recorder(
@@ -186,6 +191,8 @@ class Agent:
             recorder=recorder,
             claims=claims,
             filing=filing,
+            disk=disk,
+            patient=not self._once,
             grace_s=options.grace_s,
         )
         context = Context(

@@ -107,7 +107,7 @@ class Filing:
             return False
         below = path.relative_to(self._watch)
         places = [path, *(self._watch / folder / below for folder in self._moves)]
-        return any(_id_in(json_path(place)) == result_id for place in places)
+        return any(id_in(json_path(place)) == result_id for place in places)
 
 
 class _NotHere(Exception):
@@ -138,7 +138,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _id_in(file: Path) -> str:
+def id_in(file: Path) -> str:
     """The id in a JSON that may be anybody's; "" when it is none of ours."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -151,4 +151,4 @@ def _id_in(file: Path) -> str:
 
 def _is_others(file: Path, record: str) -> bool:
     """Whether there is a JSON that is not what an interrupted try of ours left."""
-    return os.path.lexists(file) and _id_in(file) != json.loads(record)["id"]
+    return os.path.lexists(file) and id_in(file) != json.loads(record)["id"]

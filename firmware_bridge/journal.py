@@ -13,6 +13,7 @@ SQLite, "Write-Ahead Logging", section 2: with synchronous=FULL every commit is 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_bridge.errors import ConfigError, ResourceError
+from firmware_bridge.journal_keep import Dropped, count_lost, drop, forget_old
 from firmware_bridge.journal_rows import (
     SCHEMA,
     STEPS,
@@ -38,8 +40,16 @@ from firmware_bridge.journal_rows import (
     Taken,
     taken_from,
 )
+from firmware_bridge.journal_salvage import SUSPECT, is_damage, move_aside, salvage
 
 __all__ = ["SCHEMA", "Arrival", "Counts", "Journal", "Outcome", "Reply", "ReplyTo", "Stored", "Taken"]
+
+
+_VACUUM_PAGES = 1000
+
+
+class JournalDamaged(ResourceError):
+    """Nothing can be done while running: the next start salvages what it can."""
 
 
 class Journal:
@@ -61,9 +71,7 @@ class Journal:
         try:
             self._lock()
             with self._translated():
-                # Autocommit: transactions are opened by hand, where they begin and end.
-                self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
-                self._set_up()
+                self._open()
         except BaseException:
             self._lock_file.close()
             raise
@@ -79,12 +87,34 @@ class Journal:
                 do="stop the other agent, or give this one a folder of its own with --state",
             ) from error
 
+    def _open(self) -> None:
+        try:
+            if (self.path.parent / SUSPECT).exists():
+                raise sqlite3.DatabaseError("malformed, as an earlier run found")
+            self._connect()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            aside = move_aside(self.path)
+            self._connect()
+            salvage(aside, self._db)
+
+    def _connect(self) -> None:
+        # Autocommit: transactions are opened by hand, where they begin and end.
+        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        try:
+            self._set_up()
+        except BaseException:
+            self._db.close()
+            raise
+
     def _set_up(self) -> None:
+        # Of effect in a new file alone: rows that leave then give their room back, see `shrink`.
+        self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
-            self._db.close()
             raise ConfigError(
                 f"the journal {self.path} is newer than this cxr-edge",
                 expected=f"journal schema {SCHEMA} at most",
@@ -100,6 +130,15 @@ class Journal:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if is_damage(error):
+                with contextlib.suppress(OSError):
+                    (self.path.parent / SUSPECT).touch()
+                raise JournalDamaged(
+                    f"the journal {self.path} is damaged",
+                    expected="a file as SQLite wrote it",
+                    came=str(error),
+                    do="start again: it is then moved aside, and what can be read of it goes into a new one",
+                ) from error
             raise ResourceError(
                 f"the journal {self.path} cannot be read or written",
                 expected="a state folder that this user can write, with some space, on a local disk",
@@ -144,7 +183,7 @@ class Journal:
             INSERT INTO intake (path, sha256, size_bytes, mtime_ns, state, taken_s) VALUES (?, ?, ?, ?, 'taken', ?)
             ON CONFLICT (path, sha256) DO UPDATE SET size_bytes=excluded.size_bytes, mtime_ns=excluded.mtime_ns,
               state=CASE state WHEN 'superseded' THEN 'taken' ELSE state END
-            RETURNING seq, path, sha256, state, result_id"""
+            RETURNING seq, path, sha256, state, (SELECT id FROM result WHERE id = result_id)"""
         taken = []
         with self._transaction() as db:
             for arrival in arrivals:
@@ -295,6 +334,55 @@ class Journal:
     def latest(self, *, limit: int) -> list[str]:
         """The records of the latest results, newest first."""
         return [record for (record,) in self._rows("SELECT record FROM result ORDER BY seq DESC LIMIT ?", (limit,))]
+
+    def is_unsent(self, id: str) -> bool:
+        """Whether there is a result of that id that was not acknowledged."""
+        return bool(self._rows("SELECT 1 FROM result WHERE id=? AND sent_s IS NULL", (id,)))
+
+    @property
+    def used_bytes(self) -> int:
+        """What the rows take; the file may be larger until `shrink`."""
+        query = """SELECT (page_count - freelist_count) * page_size
+                   FROM pragma_page_count, pragma_freelist_count, pragma_page_size"""
+        return int(self._rows(query)[0][0])
+
+    @property
+    def lost(self) -> int:
+        """How many results were ever removed before they were reported."""
+        rows = self._rows("SELECT value FROM fact WHERE name='lost'")
+        return int(rows[0][0]) if rows else 0
+
+    def drop(
+        self, *, before_s: float | None = None, reports: bool, least: int, limit: int, counted: bool = False
+    ) -> Dropped:
+        """Remove the oldest results, in one commit; see `journal_keep.drop`. None that the audit log does not have yet.
+
+        Args:
+            before_s: only those made before.
+            reports: only what was acknowledged.
+            least: so many of the newest stay.
+            limit: at most so many.
+            counted: note what was removed unreported as lost.
+        """
+        with self._transaction() as db:
+            dropped = drop(
+                db, up_to=self.reportable, before_s=before_s, reported_only=reports, least=least, limit=limit
+            )
+            if counted and dropped.unreported:
+                count_lost(db, dropped.unreported)
+        return dropped if counted else Dropped(dropped.results)
+
+    def shrink(self, *, replies_before_s: float | None) -> None:
+        """Remove what nobody needs any more, and give free room back to the disk, in small steps."""
+        if replies_before_s is not None:
+            with self._transaction() as db:
+                forget_old(db, replies_before_s)
+        while self._rows("PRAGMA freelist_count")[0][0]:
+            before = self._rows("PRAGMA freelist_count")[0][0]
+            self._rows(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+            if self._rows("PRAGMA freelist_count")[0][0] >= before:
+                break  # an old file that was not made for it
+        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def counts(self) -> Counts:
         """How much is open."""

@@ -34,6 +34,8 @@ CREATE INDEX result_unsent ON result (seq) WHERE sent_s IS NULL;
 """
 _SCHEMA_3 = """
 ALTER TABLE intake ADD COLUMN moved INTEGER NOT NULL DEFAULT 0;  -- 1: the file is no longer at `path`
+CREATE INDEX intake_result ON intake (result_id) WHERE result_id IS NOT NULL;
+CREATE TABLE fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL);  -- counts that outlive a run
 CREATE TABLE reply (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   intake INTEGER NOT NULL,     -- seq of the row whose outcome is the answer

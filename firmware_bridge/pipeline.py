@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from firmware_bridge.claims import Claims, InUse, Lost
 from firmware_bridge.decode import DEFAULT_LIMITS, Decoded, decode
-from firmware_bridge.errors import CxrEdgeError, ImageError, UnreadableImage, UnsuitableImage
+from firmware_bridge.disk import Disk
+from firmware_bridge.errors import CxrEdgeError, ImageError, ResourceError, UnreadableImage, UnsuitableImage
 from firmware_bridge.filing import Filing
 from firmware_bridge.intake import Candidate, Intake
 from firmware_bridge.journal import Journal, Outcome, Taken
@@ -72,6 +73,8 @@ class Pipeline:
         recorder: where outcomes go.
         claims: keep other agents off what this one works on.
         filing: knows what another agent has scored.
+        disk: nothing is read while it is nearly full.
+        patient: wait for room on the disk (a service), instead of raising (a single run).
         grace_s: a younger file that cannot be decoded may be half-written still.
     """
 
@@ -85,6 +88,8 @@ class Pipeline:
         recorder: Recorder,
         claims: Claims,
         filing: Filing,
+        disk: Disk,
+        patient: bool,
         grace_s: float,
     ) -> None:
         self._scorer = scorer
@@ -94,6 +99,8 @@ class Pipeline:
         self._recorder = recorder
         self._claims = claims
         self._filing = filing
+        self._disk = disk
+        self._patient = patient
         self._grace_s = grace_s
         self._images: queue.Queue[tuple[Taken, Decoded, float] | None] = queue.Queue(_QUEUED_IMAGES)
         self.tally = Tally()
@@ -105,11 +112,27 @@ class Pipeline:
         try:
             while not self._recorder.stopping.is_set():
                 self._recorder.progress.beat()
+                if not self._has_room():
+                    continue
                 self._read_batch(self._intake.batch(_BATCH_FILES, timeout_s=_IDLE_S))
         except Stopped:
             return
         finally:
             self._recorder.put_into(self._images, None)
+
+    def _has_room(self) -> bool:
+        """Whether the disk has room for more; otherwise wait a little, for whoever makes some."""
+        if self._disk.has_room:
+            return True
+        if not self._patient:
+            raise ResourceError(
+                "the disk is nearly full",
+                expected="as much free space as [retention] reserve_mb says",
+                came="less",
+                do="free some space and run again; what was scored is safe",
+            )
+        self._recorder.stopping.wait(_IDLE_S)
+        return False
 
     def _read_batch(self, candidates: list[Candidate]) -> None:
         files: list[tuple[Candidate, Contents]] = []

@@ -13,7 +13,7 @@ from typing import TypeVar
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.filing import Filed, Filing, sync
 from firmware_bridge.health import Health
-from firmware_bridge.journal import Journal, Outcome
+from firmware_bridge.journal import Journal, JournalDamaged, Outcome
 
 _QUEUED_OUTCOMES = 64
 _RETRY_S = 2.0
@@ -120,6 +120,8 @@ class Recorder:
             self.progress.beat()
             try:
                 value = action()
+            except JournalDamaged:
+                raise
             except ResourceError as error:
                 self._health.report("journal", f"{error.what}: {error.came}")
                 if not self._patient:

@@ -33,6 +33,7 @@ SECTIONS = {
     "service": "firmware_bridge.service:ServiceSettings",
     "page": "firmware_bridge.page.settings:PageSettings",
     "agent": "firmware_bridge.agent_settings:AgentSettings",
+    "retention": "firmware_bridge.retention_settings:RetentionSettings",
     "intake": "firmware_bridge.intake_settings:IntakeSettings",
     "mqtt": "firmware_bridge.mqtt_settings:MqttSettings",
     "dicom": "firmware_bridge.dicom_settings:DicomSettings",

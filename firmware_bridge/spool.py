@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from firmware_bridge.disk import Disk
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.files import sync_folder, write_atomically
 from firmware_bridge.intake import Intake
@@ -40,13 +42,17 @@ class Spool:
         state: the state folder.
         journal: open.
         intake: is told of each file.
+        disk: nothing is taken while it is nearly full.
         on_change: called after each submission.
 
     Raises:
         ResourceError: the folder cannot be made.
     """
 
-    def __init__(self, state: Path, journal: Journal, intake: Intake, *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, state: Path, journal: Journal, intake: Intake, *, disk: Disk | None = None, on_change: Callable[[], None]
+    ) -> None:
+        self._disk = disk
         self.folder = state / FOLDER
         self._journal = journal
         self._intake = intake
@@ -67,6 +73,8 @@ class Spool:
         Raises:
             ResourceError: the disk is full or broken; nothing was taken.
         """
+        if self._disk is not None and not self._disk.has_room:
+            raise _cannot(self.folder, OSError(errno.ENOSPC, "the disk is nearly full"))
         path = self.folder / f"{secrets.token_hex(16)}{_SUFFIX}"
         try:
             # Neither the name nor the folder tells anything of the patient.
@@ -89,7 +97,7 @@ class Spool:
     @property
     def has_room(self) -> bool:
         """Whether more may be submitted; otherwise leave it with the sender for a while."""
-        return self._intake.waiting < _MOST_WAITING
+        return self._intake.waiting < _MOST_WAITING and (self._disk is None or self._disk.has_room)
 
     def holds(self, path: Path) -> bool:
         """Whether that file is one of ours."""

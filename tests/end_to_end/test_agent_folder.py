@@ -236,7 +236,7 @@ def test_a_full_disk_stops_intake_and_goes_on_by_itself(agent: Agent, xrays: Xra
                 file.write(bytes(512))
         ids = {name: xrays.put(agent.watch / name) for name in (f"{number}.jpg" for number in range(40))}
         deadline_s = time.monotonic() + WAIT_S
-        while "cannot be read or written" not in agent.log.read_text():
+        while "the disk is nearly full, intake waits" not in agent.log.read_text():
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
         assert agent.running

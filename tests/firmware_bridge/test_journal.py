@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
-from firmware_bridge.errors import ConfigError, ResourceError
-from firmware_bridge.journal import Arrival, Counts, Journal, Outcome, ReplyTo, Taken
+from firmware_bridge.errors import ConfigError
+from firmware_bridge.journal import Arrival, Counts, Journal, JournalDamaged, Outcome, ReplyTo, Taken
+from firmware_bridge.journal_keep import Dropped
 
 A = Path("/watched/a.jpg")
 
@@ -124,6 +126,8 @@ def test_a_journal_of_an_older_schema_is_brought_up_to_date(state: Path, schema:
     journal.close()
     with sqlite3.connect(state / "journal.sqlite") as db:
         db.execute("DROP TABLE reply")
+        db.execute("DROP TABLE fact")
+        db.execute("DROP INDEX intake_result")
         db.execute("ALTER TABLE intake DROP COLUMN moved")
         if schema == 1:
             db.execute("ALTER TABLE intake DROP COLUMN tries")
@@ -169,8 +173,105 @@ def test_results_can_be_read_on_from_any_point(state: Path) -> None:
     journal.close()
 
 
-def test_a_damaged_journal_is_told(state: Path) -> None:
+def test_what_can_be_read_of_a_damaged_journal_goes_on(state: Path) -> None:
+    journal = Journal(state)
+    fill(journal, 400, sent=0)
+    last = journal.results(after=399)[0].seq
+    journal.close()
+    with (state / "journal.sqlite").open("r+b") as file:
+        file.seek(40 * 4096)
+        file.write(b"\xa5" * 4096 * 6)
+    try:
+        again = Journal(state)
+        again._rows("SELECT sum(length(record)) FROM result")  # the damage may hide until it is met
+    except JournalDamaged:
+        again.close()
+        again = Journal(state)
+    results = again.results(limit=1000)
+    assert 0 < len(results) < 400
+    assert all(one.record == "x" * 2000 for one in results)
+    (row,) = again.take([Arrival(Path("/watched/new"), "s", 1, 2)])
+    again.settle([Outcome(row.seq, row.path, "new", "{}")])
+    assert [one.id for one in again.results(after=last)] == ["new"], "no number comes twice"
+    assert again._rows("PRAGMA integrity_check") == [("ok",)]
+    assert list(state.glob("damaged-*.sqlite"))
+    again.close()
+
+
+def test_what_is_no_journal_at_all_is_moved_aside(state: Path) -> None:
     state.mkdir()
     (state / "journal.sqlite").write_bytes(b"no database " * 1000)
-    with pytest.raises(ResourceError, match="cannot be read or written"):
-        Journal(state)
+    journal = Journal(state)
+    assert journal.counts() == Counts(0, 0, 0, 0)
+    (aside,) = state.glob("damaged-*.sqlite")
+    assert aside.read_bytes().startswith(b"no database")
+    journal.close()
+
+
+def fill(journal: Journal, number: int, *, sent: int) -> None:
+    """So many results of files that are no longer there; the first ones acknowledged."""
+    paths = [Path(f"/nowhere/{one}") for one in range(number)]
+    rows = journal.take([Arrival(path, path.name, 10, 20) for path in paths])
+    outcomes = [Outcome(row.seq, row.path, f"id{row.path.name}", "x" * 2000) for row in rows]
+    journal.settle(outcomes)
+    journal.settle([], written=[row.seq for row in rows])
+    journal.mark_sent([one.seq for one in journal.results(limit=sent)])
+
+
+def test_reported_results_leave_oldest_first_and_the_file_shrinks(state: Path) -> None:
+    journal = Journal(state)
+    fill(journal, 300, sent=200)
+    journal.shrink(replies_before_s=None)
+    before_bytes = journal.path.stat().st_size
+    assert journal.drop(reports=True, least=0, limit=150) == Dropped(150)
+    assert journal.results(limit=1)[0].id == "id150"
+    assert journal.drop(reports=True, least=0, limit=150) == Dropped(50), "what is not reported stays"
+    assert journal.drop(reports=True, least=0, limit=150) == Dropped()
+    journal.shrink(replies_before_s=None)
+    assert journal.path.stat().st_size < before_bytes / 2
+    assert len(journal.unsent(limit=1000)) == 100
+    journal.close()
+
+
+def test_what_is_dropped_unreported_is_counted_for_good(state: Path) -> None:
+    journal = Journal(state)
+    fill(journal, 20, sent=0)
+    assert journal.drop(reports=False, least=0, limit=5, counted=True) == Dropped(5, 5)
+    assert journal.drop(reports=False, least=0, limit=3, counted=True) == Dropped(3, 3)
+    journal.close()
+    again = Journal(state)
+    assert again.lost == 8
+    again.close()
+
+
+def test_age_is_by_the_clock_but_never_takes_the_newest_or_what_has_no_age(state: Path) -> None:
+    journal = Journal(state)
+    fill(journal, 20, sent=20)
+    far_s = time.time() + 1e6
+    assert journal.drop(before_s=far_s, reports=True, least=15, limit=100) == Dropped(5)
+    journal._rows("UPDATE result SET made_s=1000")  # written before the clock was set
+    assert journal.drop(before_s=far_s, reports=True, least=0, limit=100) == Dropped()
+    journal.close()
+
+
+def test_a_file_that_still_lies_there_stays_known(state: Path, tmp_path: Path) -> None:
+    journal = Journal(state)
+    here = tmp_path / "here.jpg"
+    here.write_bytes(b"x")
+    for path in (here, tmp_path / "gone.jpg"):
+        row = take(journal, path, path.name)
+        journal.settle([Outcome(row.seq, path, path.name, "{}")], written=[row.seq])
+        journal.settle([], written=[row.seq])
+    assert journal.drop(reports=False, least=0, limit=10) == Dropped(2)
+    assert journal.knows(here, size_bytes=10, mtime_ns=20)
+    assert not journal.knows(tmp_path / "gone.jpg", size_bytes=10, mtime_ns=20)
+    assert take(journal, here, here.name).result_id is None
+    journal.close()
+
+
+def test_nothing_leaves_before_the_audit_log_has_it(state: Path) -> None:
+    journal = Journal(state)
+    fill(journal, 10, sent=10)
+    journal.reportable = 4
+    assert journal.drop(reports=True, least=0, limit=100) == Dropped(4)
+    journal.close()
