@@ -18,7 +18,6 @@ from toolkit.cli.hosts import Reach, for_hosts, leave, run_async
     "--model",
     "models",
     multiple=True,
-    required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A .tflite file. May be given more than once.",
 )
@@ -33,6 +32,21 @@ from toolkit.cli.hosts import Reach, for_hosts, leave, run_async
 @click.option("--limit", default=12, show_default=True, help="At most so many X-rays, spread over the folder.")
 @click.option("--naive/--no-naive", default=True, show_default=True, help="The naive way beside the files.")
 @click.option("--peers", is_flag=True, help="ONNX Runtime and OpenVINO beside the files (needs [train,bench]).")
+@click.option("--agent", is_flag=True, help="Measure the whole agent beside a bare loop of the same work.")
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --agent: the bundle that scores.",
+)
+@click.option("--count", default=300, show_default=True, type=click.IntRange(2), help="With --agent: so many files.")
+@click.option(
+    "--idle",
+    "idle_s",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    help="With --agent: seconds that the agent is watched while nothing comes.",
+)
 @for_hosts
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here.")
 def command(
@@ -43,6 +57,10 @@ def command(
     limit: int,
     naive: bool,
     peers: bool,
+    agent: bool,
+    bundle: Path | None,
+    count: int,
+    idle_s: float,
     reach: Reach,
     json_path: Path | None,
 ) -> None:
@@ -50,6 +68,11 @@ def command(
 
     With --host it runs on devices: files go there, the table comes home, nothing stays.
     """
+    if agent:
+        _whole_agent(bundle, images, count, rounds, idle_s, json_path)
+        return
+    if not models:
+        raise _missing("--model", "a .tflite file, or --agent with --bundle")
     if reach.given:
         arguments = ["--threads", threads, "--rounds", str(rounds), "--limit", str(limit), "--no-naive"]
         _numbers(threads)
@@ -73,6 +96,25 @@ def command(
         write_atomically(json_path, json.dumps(benchmark.to_json(), indent=2) + "\n")
     click.echo(render(benchmark))
     click.echo(NOTICE)
+
+
+def _whole_agent(
+    bundle: Path | None, images: Path, count: int, rounds: int, idle_s: float, json_path: Path | None
+) -> None:
+    if bundle is None:
+        raise _missing("--bundle", "the bundle that the agent scores with")
+    from toolkit.benchmark.agent import AgentPlan, measure_agent
+    from toolkit.files import write_atomically
+
+    figures = measure_agent(AgentPlan(bundle, images, count=count, rounds=rounds, idle_s=idle_s))
+    if json_path is not None:
+        write_atomically(json_path, json.dumps(figures.to_json(), indent=2) + "\n")
+    click.echo(figures.render())
+    click.echo(NOTICE)
+
+
+def _missing(option: str, expected: str) -> ConfigError:
+    return ConfigError(f"{option} is missing", expected=expected, came="nothing", do=f"add {option}")
 
 
 def _on_devices(
