@@ -17,6 +17,7 @@ help:
 	@echo "make test              all tests"
 	@echo "make check             ruff and mypy --strict"
 	@echo "make benchmark         the peers' extra, then cxr-edge benchmark; MODELS=... IMAGES=... name the files"
+	@echo "make soak              200 kills, 50,000 X-rays, a backlog of 100,000 files: about an hour"
 	@echo "make setup             the environment in $(VENV); PYTHON=python3.12 picks the interpreter"
 	@echo "make test-device-env   the device part in environments of its own, without TensorFlow"
 	@echo "make test-devices      on emulated devices (root; docs/testing-devices.md); test-devices-all takes longer"
@@ -70,6 +71,12 @@ test-devices: $(STAMP)
 
 test-devices-all: $(STAMP)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m devices tests/devices
+
+# The short tests of the same file are part of `make test`.
+SOAK := CXR_EDGE_SOAK_KILLS=200 CXR_EDGE_SOAK_XRAYS=50000 CXR_EDGE_SOAK_AT_ONCE=1000 CXR_EDGE_SOAK_BACKLOG=100000 \
+	CXR_EDGE_SOAK_WAIT_S=7200
+soak: $(STAMP)
+	$(SOAK) $(BIN)/python -m pytest -n0 -s -v tests/end_to_end/test_agent_soak.py
 
 demo: $(STAMP)
 	$(BIN)/python -m toolkit.demo

@@ -1,0 +1,185 @@
+"""Killed again and again, full disks, floods: nothing lost, nothing twice. Short here; `make soak` runs it long."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Agent, Xrays
+
+# `make soak` sets these; the figures in docs/soak.md name theirs.
+KILLS = int(os.environ.get("CXR_EDGE_SOAK_KILLS", "10"))
+XRAYS = int(os.environ.get("CXR_EDGE_SOAK_XRAYS", "1500"))
+AT_ONCE = int(os.environ.get("CXR_EDGE_SOAK_AT_ONCE", "300"))
+BACKLOG = int(os.environ.get("CXR_EDGE_SOAK_BACKLOG", "3000"))
+WAIT_S = float(os.environ.get("CXR_EDGE_SOAK_WAIT_S", "120"))
+FAST = ("--settle", "0.1", "--grace", "0.3", "--quiet")
+
+
+def wait_for(condition: Callable[[], object], what: Callable[[], object] | str) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, what() if callable(what) else what
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def second(agent: Agent, tmp_path: Path) -> Iterator[Agent]:
+    """Another agent on the same folder, with a state of its own."""
+    (tmp_path / "second").mkdir()
+    other = type(agent)(tmp_path / "second", agent.bundle)
+    other.watch.rmdir()
+    other.watch = agent.watch
+    yield other
+    if other.running:
+        other.kill()
+
+
+def resident_kb(agent: Agent) -> int:
+    text = Path(f"/proc/{agent.pid}/status").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1])
+
+
+def let_it_work(agent: Agent) -> None:
+    """Until a random moment: while it starts, or in the middle of its work, however slow the machine is."""
+    if random.random() < 0.3:
+        time.sleep(random.uniform(0.1, 1.5))
+        return
+    before, deadline_s = scored(agent), time.monotonic() + WAIT_S
+    while agent.running and scored(agent) == before and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.2))
+
+
+def jsons(folder: Path) -> dict[str, str]:
+    """X-ray -> the id beside it; every JSON must be whole."""
+    found = {}
+    for path in folder.rglob("*.cxr.json"):
+        record = json.loads(path.read_bytes())
+        assert "probability" in record, record
+        found[path.name.removesuffix(".cxr.json")] = record["id"]
+    return found
+
+
+def check(agents: list[Agent], ids: dict[str, str]) -> None:
+    """None lost, none twice, nothing half done."""
+    watch = agents[0].watch
+    assert jsons(watch) == ids
+    results = [id for one in agents for (id,) in one.journal("SELECT id FROM result")]
+    assert sorted(results) == sorted(ids.values()), "each id once, over all agents"
+    for one in agents:
+        assert one.journal("PRAGMA integrity_check") == [("ok",)]
+        assert one.journal("SELECT count(*) FROM intake WHERE state IN ('taken', 'scored')") == [(0,)]
+    images = [path for path in watch.rglob("*.jpg") if ".cxr-claimed" not in path.parts]
+    assert sorted(path.name for path in images) == sorted(ids)
+    assert [path for path in watch.rglob(".*") if path.name != ".cxr-claimed"] == []
+
+
+@pytest.mark.parametrize("done", ["stay", "move"])
+def test_killed_at_random_moments_under_load(agent: Agent, xrays: Xrays, done: str) -> None:
+    ids: dict[str, str] = {}
+    for turn in range(KILLS):
+        for number in range(20):
+            name = f"{turn} {number}.jpg"
+            ids[name] = xrays.put(agent.watch / name, old=number % 2 == 0)
+        agent.start("--done", done, *FAST)
+        let_it_work(agent)
+        agent.kill()
+    agent.start("--done", done, *FAST)
+    wait_for(lambda: len(jsons(agent.watch)) == len(ids), lambda: f"{len(jsons(agent.watch))} of {len(ids)}")
+    wait_for(lambda: agent.journal("SELECT count(*) FROM intake WHERE state!='done'") == [(0,)], "all accounted for")
+    assert agent.terminate() == 0
+    check([agent], ids)
+
+
+def test_two_agents_on_one_folder_killed_at_random_moments(agent: Agent, second: Agent, xrays: Xrays) -> None:
+    ids: dict[str, str] = {}
+    both = [agent, second]
+    for turn in range(KILLS):
+        for number in range(20):
+            name = f"{turn} {number}.jpg"
+            ids[name] = xrays.put(agent.watch / name, old=number % 2 == 0)
+        for one in both:
+            if not one.running:
+                one.start(*FAST)
+        victim = random.choice(both)
+        time.sleep(random.uniform(0.1, 4.0))
+        victim.kill()
+    for one in both:
+        if not one.running:
+            one.start(*FAST)
+    wait_for(lambda: len(jsons(agent.watch)) == len(ids), lambda: f"{len(jsons(agent.watch))} of {len(ids)}")
+    settled = "SELECT count(*) FROM intake WHERE state IN ('taken', 'scored')"
+    wait_for(lambda: all(one.journal(settled) == [(0,)] for one in both), "all accounted for")
+    time.sleep(1.0)
+    assert [one.terminate() for one in both] == [0, 0]
+    check(both, ids)
+
+
+def test_many_files_at_once(agent: Agent, xrays: Xrays, tmp_path: Path) -> None:
+    agent.start(*FAST)
+    (tmp_path / "batch").mkdir()
+    ids = {f"{number}.jpg": xrays.put(tmp_path / "batch" / f"{number}.jpg") for number in range(AT_ONCE)}
+    (tmp_path / "batch").rename(agent.watch / "batch")
+    wait_for(lambda: len(jsons(agent.watch)) == len(ids), lambda: f"{len(jsons(agent.watch))} of {len(ids)}")
+    assert agent.terminate() == 0
+    check([agent], ids)
+
+
+def test_memory_stays_flat_over_many_xrays(agent: Agent, xrays: Xrays) -> None:
+    made = 0
+    agent.start("--done", "move", *FAST)
+
+    def feed(until: int) -> int:
+        nonlocal made
+        while made < until:
+            if made - scored(agent) < 400:
+                for _ in range(50):
+                    xrays.put(agent.watch / f"{made}.jpg")
+                    made += 1
+            else:
+                time.sleep(0.02)
+        wait_for(lambda: scored(agent) == made, lambda: f"{scored(agent)} of {made}")
+        return resident_kb(agent)
+
+    early_kb = feed(XRAYS // 3)  # allocators and caches have found their size by then
+    late_kb = feed(XRAYS)
+    sys.stdout.write(f"{XRAYS} X-rays: {early_kb} kB resident after a third, {late_kb} kB at the end\n")
+    assert agent.terminate() == 0
+    assert late_kb < early_kb * (1.02 if XRAYS >= 50_000 else 1.10)
+
+
+def scored(agent: Agent) -> int:
+    try:
+        return int(agent.journal("SELECT count(*) FROM intake WHERE state='done'")[0][0])
+    except sqlite3.OperationalError:
+        return 0  # it has not come so far
+
+
+def test_a_backlog_is_looked_through_with_flat_memory(agent: Agent, xrays: Xrays) -> None:
+    """Files that were there before, all alike in content: scored once, known ever after."""
+    one = agent.watch / "0.jpg"
+    xrays.put(one, old=True)
+    for number in range(1, BACKLOG):
+        folder = agent.watch / f"{number % 50}"
+        folder.mkdir(exist_ok=True)
+        os.link(one, folder / f"{number}.jpg")
+    agent.start(*FAST)
+    wait_for(lambda: scored(agent) > BACKLOG // 10, "the first tenth")
+    early_kb = resident_kb(agent)
+    wait_for(lambda: scored(agent) == BACKLOG, lambda: f"{scored(agent)} of {BACKLOG}")
+    late_kb = resident_kb(agent)
+    sys.stdout.write(f"backlog of {BACKLOG}: {early_kb} kB resident after a tenth, {late_kb} kB at the end\n")
+    assert agent.terminate() == 0
+    assert agent.journal("SELECT count(*) FROM result") == [(1,)]
+    assert late_kb < early_kb * 1.10
