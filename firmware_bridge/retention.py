@@ -23,7 +23,7 @@ from firmware_bridge.retention_settings import RetentionSettings
 _LOG = logging.getLogger(__name__)
 _DAY_S = 86_400.0
 _MB = 1e6
-_BATCH = 500
+_BATCH = 100
 _MOST_FILES = 5_000  # of one folder in one round: memory stays flat
 # Page, export and people look at the latest; they also save a device whose clock is wrong from emptying its journal.
 _LEAST_RESULTS = 1_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.mqtt_settings import MqttSettings
+from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.settings import SECTIONS, Settings, load_settings, section_kind
 
 
@@ -98,3 +100,14 @@ def test_every_section_has_defaults_and_a_help_for_each_key(name: str) -> None:
     assert name == kind.SECTION
     Settings().section(kind)
     assert all(one.metadata["help"] for one in kind.__dataclass_fields__.values() if one.metadata)
+
+
+def test_the_page_of_the_folder_names_every_key_with_its_default(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "agent.md").read_text(encoding="utf-8")
+    block = page.partition("```toml\n")[2].partition("```")[0]
+    settings = load(tmp_path, block)
+    for kind in (IntakeSettings, RetentionSettings):
+        assert settings.section(kind) == kind()
+        optional = {"poll_s"}  # no default that a file could say
+        assert set(settings.tables[kind.SECTION]) | optional >= {one.name for one in fields(kind)}
+    assert "# poll_s" in block
