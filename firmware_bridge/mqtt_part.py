@@ -90,17 +90,21 @@ class MqttPart:
             self._tell(last.came if last else "")
 
     def _make_outbox(self) -> Outbox:
+        from firmware_bridge.heatmaps import Heatmaps
         from firmware_bridge.outbox import Outbox
-        from firmware_bridge.outbox_lanes import Replies
+        from firmware_bridge.outbox_lanes import Replies, Source
         from firmware_bridge.telemetry import Telemetry
 
         context, settings = self._context, self._settings
+        more: list[Source] = [Replies(context.journal, KIND)]
+        if settings.heatmap:
+            more.append(Heatmaps(context.journal, f"{self._broker.prefix}/{context.device}", context.watch))
         return Outbox(
             self._broker,
             context.journal,
             device=context.device,
             status=self._status,
-            more=[Replies(context.journal, KIND)],
+            more=more,
             greetings=[self._discovery()] if settings.discovery else [],
             telemetry=Telemetry(context.journal, waiting=lambda: context.intake.waiting).sample,
             telemetry_s=settings.telemetry_s,

@@ -20,5 +20,6 @@ class MqttSettings:
     cert: Path | None = setting(None, "Our own certificate (PEM), where the broker asks for one.")
     key: Path | None = setting(None, "Its key (PEM, not encrypted). Without: in the certificate's file.")
     telemetry_s: float = setting(60.0, "Seconds between two telemetry messages; 0 sends none.", least=0)
+    heatmap: bool = setting(False, "Send the overlays as well (PNG), where the agent draws them.")
     discovery: bool = setting(False, "Tell Home Assistant about this device.")
     discovery_prefix: str = setting("homeassistant", "Home Assistant's discovery prefix.")

@@ -92,17 +92,27 @@ def test_a_result_that_is_too_large_for_the_broker_waits_and_holds_up_no_other(
     assert any(problem and "2000 bytes at most" in problem for problem in problems)
 
 
-def test_heat_maps_have_a_topic_of_their_own(mosquitto: Mosquitto, journal: Journal) -> None:
+def test_heat_maps_have_a_topic_of_their_own(mosquitto: Mosquitto, journal: Journal, tmp_path: Path) -> None:
     mosquitto.start()
-    maps = Heatmaps("cxr-edge/box", most=2)
-    for number in range(3):
-        maps.offer(f"id{number}", b"\x89PNG %d" % number)
+    add(journal, '{"explanation":{"inside":0.9}}')
+    maps = Heatmaps(journal, "cxr-edge/box", tmp_path, most=2)
+    (tmp_path / "done").mkdir()
+    for number, name in enumerate(["refused", "dropped", "filed", "late"]):
+        (row,) = journal.take([Arrival(tmp_path / name, name, 1, 1)])
+        record = '{"refused":{}}' if name == "refused" else '{"explanation":{"inside":0.9}}'
+        journal.settle([Outcome(row.seq, row.path, f"id-{name}", record)])
+        folder = tmp_path / "done" if name == "filed" else tmp_path
+        if name != "late":
+            (folder / f"{name}.cxr.png").write_bytes(b"\x89PNG %d" % number)
     with subscribed(mosquitto, "cxr-edge/box/heatmap/+") as came, running(mosquitto, journal, more=[maps]):
-        until(lambda: len(came) == 2, what="the latest two")
-        assert [message.topic.rpartition("/")[2] for message in came] == ["id1", "id2"]
+        until(lambda: len(came) == 1, what="the one that is drawn")
+        (tmp_path / "late.cxr.png").write_bytes(b"\x89PNG late")
+        until(lambda: len(came) == 2, what="the other")
+        assert [message.topic.rpartition("/")[2] for message in came] == ["id-filed", "id-late"]
+        assert [message.payload for message in came] == [b"\x89PNG 2", b"\x89PNG late"]
         properties: Any = came[0].properties
         assert properties.ContentType == "image/png"
-        assert dict(properties.UserProperty) == {"result": "id1", "notice": NOTICE}
+        assert dict(properties.UserProperty) == {"result": "id-filed", "notice": NOTICE}
         until(lambda: maps.due(limit=9) == [], what="the acknowledgements")
 
 
