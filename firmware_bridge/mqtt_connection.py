@@ -51,8 +51,8 @@ class Connection:
         wake: a readable socket that ends a `poll` early.
         will: what the broker publishes when we vanish.
         inbox: what is received; None: nothing, and no session is kept.
-        only_told: 3.1.1 is tried only when the broker says that it misses MQTT 5, not when it says nothing: it may be
-            slow, and without MQTT 5 response topics and correlation data get lost.
+        speaks_5: it is known to: it may be slow, but is not taken for one without MQTT 5, with which response topics and
+            correlation data get lost.
 
     Attributes:
         protocol: "5" or "3.1.1".
@@ -71,14 +71,14 @@ class Connection:
         wake: socket.socket,
         will: Message | None = None,
         inbox: Inbox | None = None,
-        only_told: bool = False,
+        speaks_5: bool = False,
     ) -> None:
         self._broker = broker
         self._client_id = client_id
         self._will = will
         self._wake = wake
         self._inbox = inbox
-        self._only_told = only_told
+        self._speaks_5 = speaks_5
         self._acks: list[Ack] = []
         self._came: list[Incoming] = []
         self._answers: list[tuple[bool, int, str]] = []  # to CONNECT: refused, reason code, its name
@@ -103,8 +103,8 @@ class Connection:
             raise self._error(
                 "a broker that answers", str(error), "start the broker, check address and network"
             ) from error
-        guessing = protocol == "5" and not self._only_told
-        deadline_s = time.monotonic() + (_SILENT_S if guessing else _CONNACK_TIMEOUT_S)
+        guessing = protocol == "5" and not self._speaks_5
+        deadline_s = time.monotonic() + (_SILENT_S if guessing and self._inbox is None else _CONNACK_TIMEOUT_S)
         while not self._answers:
             # Other brokers hang up instead of naming the version they miss.
             if self._lost or time.monotonic() > deadline_s:

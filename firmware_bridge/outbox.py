@@ -126,7 +126,7 @@ class Outbox:
         will = self._status_message("offline")
         client_id = f"cxr-edge-{self._device}"
         connection = Connection(
-            self._broker, client_id=client_id, will=will, wake=self._wake_read, only_told=self._speaks_5
+            self._broker, client_id=client_id, will=will, wake=self._wake_read, speaks_5=self._speaks_5
         )
         self._speaks_5 = self._speaks_5 or connection.protocol == "5"
         connected_s = time.monotonic()

@@ -75,6 +75,7 @@ class RequestsPart:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._stop = threading.Event()
+        self._speaks_5 = False
         self._dropped = 0
 
     def run(self) -> None:
@@ -118,7 +119,10 @@ class RequestsPart:
         client_id = f"cxr-edge-{self._context.device}-requests"
         # Written first: whatever happens next, the next run knows what the broker may still have for us.
         _write_filters(self._context.state / _SUBSCRIBED, sorted({*before, *filters}))
-        connection = Connection(self._broker, client_id=client_id, wake=self._wake_read, inbox=inbox, only_told=True)
+        connection = Connection(
+            self._broker, client_id=client_id, wake=self._wake_read, inbox=inbox, speaks_5=self._speaks_5
+        )
+        self._speaks_5 = self._speaks_5 or connection.protocol == "5"
         _LOG.info("MQTT broker %s: taking requests (%s)", self._broker.where, ", ".join(filters))
         self._context.health.report(self.name, None)
         try:

@@ -181,7 +181,7 @@ def test_a_slow_broker_is_not_taken_for_one_without_mqtt_5(wake: socket.socket) 
             pass
 
     with HostileBroker(behave) as broker:
-        connection = Connection(Broker("127.0.0.1", broker.port), client_id="c", wake=wake, inbox=INBOX, only_told=True)
+        connection = Connection(Broker("127.0.0.1", broker.port), client_id="c", wake=wake, inbox=INBOX, speaks_5=True)
         assert (connection.protocol, broker.connections) == ("5", 1)
         connection.abandon()
 
