@@ -51,6 +51,25 @@ class _Protocol(H11Protocol):
             super().connection_lost(exc)
 
 
+class _Quiet(uvicorn.Server):
+    """Sleeps until it is told to end; uvicorn itself looks ten times a second, which an idle device can do without."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ended = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._ended.wait()
+
+    def end(self) -> None:
+        self.should_exit = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+
 class Server:
     """Serves the page; made and run in the part's thread.
 
@@ -71,12 +90,13 @@ class Server:
             log_level="critical",
             access_log=False,
             server_header=False,
+            date_header=False,
             proxy_headers=False,
             backlog=128,
             h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
             timeout_graceful_shutdown=_GOODBYE_S,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Quiet(config)
 
     async def serve(self, sock: socket.socket) -> None:
         """Answer until `stop`."""
@@ -88,4 +108,4 @@ class Server:
 
     def stop(self) -> None:
         """End soon; called from another thread."""
-        self._server.should_exit = True
+        self._server.end()
