@@ -317,9 +317,9 @@ class Journal:
             db.executemany("UPDATE reply SET sent_s=?, failure=? WHERE seq=?", [(now_s, failure, seq) for seq in seqs])
 
     def results(self, *, after: int = 0, limit: int = 100) -> list[Stored]:
-        """Results in the order in which they became durable, from the one behind `after` on."""
-        query = "SELECT seq, id, record, made_s, sent_s FROM result WHERE seq>? ORDER BY seq LIMIT ?"
-        return [Stored(*row) for row in self._rows(query, (after, limit))]
+        """Results that may be reported, in the order in which they became durable, from the one behind `after` on."""
+        query = "SELECT seq, id, record, made_s, sent_s FROM result WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
+        return [Stored(*row) for row in self._rows(query, (after, self.reportable, limit))]
 
     def last_result_seq(self) -> int:
         """The number of the newest result; 0 without any."""

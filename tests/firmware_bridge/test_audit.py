@@ -332,3 +332,13 @@ def test_months() -> None:
     assert month_after("2026-01") == "2026-02"
     assert month_after("") == ""
     assert Verdict().faults == []
+
+
+def test_nothing_is_reported_before_its_line(device: Device) -> None:
+    """By whatever way: MQTT asks for what is unsent, DICOM and heat maps for what is new."""
+    device.results(3)
+    device.journal.reportable = 2
+    assert [seq for seq, _ in device.journal.unsent()] == [1, 2]
+    assert [stored.seq for stored in device.journal.results()] == [1, 2]
+    device.journal.reportable = device.open().follow()
+    assert [stored.seq for stored in device.journal.results()] == [1, 2, 3]
