@@ -16,7 +16,7 @@ from toolkit.extras import DISTRIBUTION
 
 _ROOMS = ("firmware_bridge", "calibration", "toolkit")
 _HOME = Path(boot.__file__).resolve().parent.parent.parent
-_SUFFIXES = (".py", ".toml", ".html", ".css", ".js", ".svg", ".tflite", ".typed", ".json")
+_NOT_CODE = (".pyc", ".pyo", ".part", ".swp")
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -27,7 +27,7 @@ def code_layer() -> Layer:
         path.relative_to(_HOME).as_posix(): path
         for room in _ROOMS
         for path in sorted((_HOME / room).rglob("*"))
-        if path.is_file() and path.suffix in _SUFFIXES
+        if path.is_file() and path.suffix not in _NOT_CODE and not path.name.startswith(".")
     }
     # What `cxr-edge --version` and the doctor read.
     version = importlib.metadata.version(DISTRIBUTION)

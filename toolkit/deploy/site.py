@@ -24,7 +24,8 @@ from toolkit.files import write_atomically
 
 # Raised when `_LEFT_OUT` or the command changes: what is in the cache was made otherwise.
 _RECIPE = 3
-EXTRAS = ("dicom",)
+# A few MB: then every section of the agent's file works, and changing it sends no packages.
+EXTRAS = ("dicom", "dicom-net", "page")
 _LIMIT_S = 900
 _NEWEST_MANYLINUX = 40
 # Nothing of this runs on a device: tests, headers, type information, other vendors' compilers, and the runtime's
