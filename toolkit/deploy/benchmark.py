@@ -62,7 +62,7 @@ async def benchmark_hosts(
             site = await asyncio.to_thread(
                 lambda: build_site(machine=target.machine, python=device.facts.python_minor, glibc=target.glibc)
             )
-            layers = {APP: code_layer(), SITE: site}
+            layers = {SITE: site, APP: code_layer()}
             await device.request("lock")
             for kind, layer in layers.items():
                 reporter.step(host.name, f"sending {kind}")

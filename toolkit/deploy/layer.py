@@ -55,6 +55,12 @@ def cache_folder() -> Path:
     return base / "cxr-edge" / "deploy"
 
 
+def unique(layer: Layer) -> list[str]:
+    """The files that an empty device is sent: of equal ones the first."""
+    first = {entry.sha256: name for name, entry in reversed(layer.listing.items())}
+    return sorted(first.values())
+
+
 def archive(layer: Layer, names: Collection[str]) -> Path:
     """A compressed tar with those files, made once and kept: twenty hosts get the same bytes.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from firmware_bridge.deploy.layers import Entry, dump_listing, list_folder, parse_listing
 from firmware_bridge.errors import DeployError
-from toolkit.deploy.layer import Layer, cache_folder
+from toolkit.deploy.layer import Layer, archive, cache_folder, unique
 from toolkit.extras import DISTRIBUTION
 from toolkit.files import write_atomically
 
@@ -61,7 +61,10 @@ def build_site(*, machine: str, python: str, glibc: str) -> Layer:
             _install(folder, wanted, constraints, platform=platform, python=python)
             write_atomically(listed, dump_listing(_listing(folder, compiled=_same_python(python))))
     listing = parse_listing(listed.read_bytes())
-    return Layer(listing, {name: folder / name for name in listing}, python=not _same_python(python))
+    layer = Layer(listing, {name: folder / name for name in listing}, python=not _same_python(python))
+    with _alone(folder):
+        archive(layer, unique(layer))  # now, and not while the first device waits with its lock held
+    return layer
 
 
 def _same_python(python: str) -> bool:

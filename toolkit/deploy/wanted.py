@@ -118,8 +118,8 @@ def wanted_for(
     text = _toml(settings)
     _check(text)
     layers = {
-        APP: code_layer(),
         SITE: build_site(machine=target.machine, python=python, glibc=target.glibc),
+        APP: code_layer(),
         BUNDLE: parcel.layer,
     }
     description = Description(
