@@ -51,8 +51,8 @@ class Connection:
         wake: a readable socket that ends a `poll` early.
         will: what the broker publishes when we vanish.
         inbox: what is received; None: nothing, and no session is kept.
-        speaks_5: it is known to: it may be slow, but is not taken for one without MQTT 5, with which response topics and
-            correlation data get lost.
+        speaks_5: it is known to: it may be slow, but is not taken for one without MQTT 5, with which response topics
+            and correlation data get lost.
 
     Attributes:
         protocol: "5" or "3.1.1".
