@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -36,6 +36,7 @@ from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.score import Scorer
 from firmware_bridge.settings import Settings
 from firmware_bridge.spool import Spool
+from firmware_bridge.suitability_settings import SuitabilitySettings
 from firmware_bridge.trust import TrustedKey, read_trusted_keys
 
 _LOG = logging.getLogger(__name__)
@@ -231,6 +232,9 @@ class Agent:
         precision = self._options.precision or None
         entry = bundle.manifest.model(precision)
         scorer = bundle.scorer(precision, threads=self._options.threads)
+        wished = self._settings.section(SuitabilitySettings)
+        if scorer.judge is not None:
+            scorer.judge = replace(scorer.judge, refuse_outside=wished.outside == "refuse") if wished.enabled else None
         model = ModelRef(entry.file, entry.precision, scorer.interpreter.runtime, scorer.interpreter.delegate)
         _LOG.info("model %s: %s, %s", model.file, model.runtime, model.delegate)
         labels = Labels(

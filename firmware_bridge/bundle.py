@@ -115,16 +115,21 @@ class Bundle:
         from firmware_bridge.lungs import LungFinder
         from firmware_bridge.preprocess import Preprocessing
         from firmware_bridge.score import Calibration, Head, Scorer
+        from firmware_bridge.suitability import Judge, Statistics
 
         entry = self.manifest.model(precision)
         calibration = entry.calibration
-        lungs = self.manifest.lungs
+        lungs, suitability = self.manifest.lungs, self.manifest.suitability
         return Scorer(
             open_interpreter(self.read(entry.file), threads=threads),
             Head.from_bytes(self.read(entry.head)),
             Calibration(calibration.temperature, calibration.bias, calibration.threshold),
             Preprocessing.from_manifest(dict(self.manifest.preprocessing)),
             finder=LungFinder(self.read(lungs.file)) if lungs else None,
+            # Fitted to one model's features: another of the bundle's goes without.
+            judge=Judge(Statistics.from_bytes(self.read(suitability["file"])))
+            if lungs and suitability and suitability.get("model") == entry.file
+            else None,
         )
 
     def close(self) -> None:

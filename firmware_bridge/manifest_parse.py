@@ -25,6 +25,7 @@ from firmware_bridge.manifest import (
 )
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+SUITABILITY_VERSION = 1  # `firmware_bridge.suitability.VERSION`, likewise
 LUNGS_VERSION = 1  # `firmware_bridge.lungs.VERSION`, which needs NumPy; a test holds the two together
 _REBUILD = "build the bundle again with `cxr-edge bundle build`"
 
@@ -60,7 +61,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         data=fields.take("data", dict),
         sparsity=fields.take("sparsity", dict),
         tools=fields.take("tools", dict),
-        suitability=fields.take("suitability", dict, optional=True),
+        suitability=_suitability(fields.take("suitability", dict, optional=True)),
         lungs=_lungs(fields.take("lungs", dict)) if fields.has("lungs") else None,
     )
     fields.take("notice", str)
@@ -113,6 +114,7 @@ def _check_references(manifest: Manifest) -> None:
         raise _broken("manifest.json: models", "every file once", "one file twice")
     named = [*models, *(entry.head for entry in manifest.models), *(entry.file for entry in manifest.golden)]
     named += [manifest.lungs.file] if manifest.lungs else []
+    named += [manifest.suitability["file"]] if manifest.suitability else []
     for name in named:
         if name not in manifest.files:
             raise _broken(f"manifest.json: {name[:80]!r}", "listed in `files`", "it is not")
@@ -174,6 +176,24 @@ def _golden(content: object, where: str) -> GoldenEntry:
     )
     fields.done()
     return entry
+
+
+def _suitability(content: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Which file, which version, of which model; what else stands there is for people."""
+    if content is None:
+        return None
+    fields = _Fields(content, "suitability")
+    _name(fields, "file")
+    _name(fields, "model")
+    version = fields.take("version", int)
+    if version != SUITABILITY_VERSION:
+        raise BundleError(
+            "the bundle's suitability statistics are of another version",
+            expected=f"version {SUITABILITY_VERSION}",
+            came=f"version {version}",
+            do="update cxr-edge on this device, or build the bundle again",
+        )
+    return content
 
 
 def _lungs(content: object) -> LungsEntry:

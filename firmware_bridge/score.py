@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from firmware_bridge.interpreter import Interpreter, ModelOutput
     from firmware_bridge.lungs import LungFinder
     from firmware_bridge.preprocess import Prepared, Preprocessing
+    from firmware_bridge.suitability import Judge
 
 __all__ = ["Calibration", "Head", "Score", "Scorer"]
 
@@ -144,6 +146,7 @@ class Score:
         decoded: original size, format, and what a DICOM file says of view, age and sex.
         prepared: (S, S) uint8, what the model saw, which part of the X-ray that is, and the lungs in it.
         output: the model's raw outputs.
+        suitability: what the judge says of an X-ray that may be scored; None without one.
     """
 
     probability: float
@@ -153,6 +156,7 @@ class Score:
     decoded: Decoded
     prepared: Prepared
     output: ModelOutput
+    suitability: Mapping[str, Any] | None = None
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -169,6 +173,7 @@ class Scorer:
         calibration: of this very model file.
         preprocessing: that the model was trained with.
         finder: finds lungs, where the bundle has a lung network.
+        judge: says what must not be scored, where the bundle has statistics; needs `finder`.
         limits: of the decoder.
 
     Raises:
@@ -184,6 +189,7 @@ class Scorer:
         preprocessing: Preprocessing,
         *,
         finder: LungFinder | None = None,
+        judge: Judge | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if preprocessing.size_px != interpreter.size_px:
@@ -196,6 +202,7 @@ class Scorer:
         self.interpreter, self.head, self.calibration = interpreter, head, calibration
         self.preprocessing, self.limits = preprocessing, limits
         self.preparer = Preparer(preprocessing, finder)
+        self.judge = judge
 
     def score(self, source: Path | bytes) -> Score:
         """Score one X-ray.
@@ -218,11 +225,14 @@ class Scorer:
         """
         start_s = time.perf_counter()
         lungs = self.preparer.look(decoded.pixels)
+        numbers = self.judge.picture(decoded.pixels, lungs) if self.judge and lungs else None
         looked_s = time.perf_counter()
         prepared = self.preparer.prepare(decoded.pixels, lungs=lungs)
         preprocessed_s = time.perf_counter()
         output = self.interpreter.run(prepared.pixels)
-        logit = self.head.logit(output.mean_features())
+        mean_features = output.mean_features()
+        logit = self.head.logit(mean_features)
+        suitability = self.judge.features(mean_features, numbers) if self.judge and numbers else None
         done_s = time.perf_counter()
         probability = self.calibration.probability(logit)
         return Score(
@@ -238,6 +248,7 @@ class Scorer:
             decoded=decoded,
             prepared=prepared,
             output=output,
+            suitability=suitability,
         )
 
     def explain(self, score: Score) -> NDArray[np.float32]:

@@ -34,6 +34,8 @@ SECTIONS = {
     "page": "firmware_bridge.page.settings:PageSettings",
     "agent": "firmware_bridge.agent_settings:AgentSettings",
     "retention": "firmware_bridge.retention_settings:RetentionSettings",
+    "suitability": "firmware_bridge.suitability_settings:SuitabilitySettings",
+    "explain": "firmware_bridge.suitability_settings:ExplainSettings",
     "intake": "firmware_bridge.intake_settings:IntakeSettings",
     "mqtt": "firmware_bridge.mqtt_settings:MqttSettings",
     "dicom": "firmware_bridge.dicom_settings:DicomSettings",

@@ -22,6 +22,8 @@ from firmware_bridge.lungs import LungFinder
 from firmware_bridge.manifest import PRECISIONS, CalibrationEntry, GoldenEntry, LungsEntry, ModelEntry
 from firmware_bridge.preprocess import Preprocessing
 from firmware_bridge.score import Calibration, Scorer
+from firmware_bridge.suitability import FILE as SUITABILITY
+from firmware_bridge.suitability import VERSION as SUITABILITY_VERSION
 from toolkit.bundle import build_bundle
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
@@ -65,6 +67,8 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
     lungs = models[0].lungs
     if lungs:
         files[_LUNGS] = lungs
+    if (run / SUITABILITY).is_file():
+        files[SUITABILITY] = run / SUITABILITY
     for model, entry in zip(models, entries, strict=True):
         files[entry.file] = model.content
         assert model.head is not None  # `_entry` saw to it
@@ -86,7 +90,13 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
         sparsity=_sparsity(exported.get(Path(models[0].file).name)),
         tools=_tools(),
         lungs=LungsEntry(_LUNGS, LUNGS_VERSION) if lungs else None,
+        suitability=_suitability(run, entries[0].file) if SUITABILITY in files else None,
     )
+
+
+def _suitability(run: Path, model: str) -> dict[str, Any]:
+    """Which file judges X-rays before `model` does, and how it did on held-out ones."""
+    return {"file": SUITABILITY, "version": SUITABILITY_VERSION, "model": model, **_read(run / "suitability.json")}
 
 
 def _deployable(run: Path) -> list[ModelUnderTest]:

@@ -163,6 +163,7 @@ def _write(
         sparsity=manifest.sparsity,
         tools=manifest.tools,
         suitability=manifest.suitability,
+        lungs=manifest.lungs,
     )
 
 

@@ -83,6 +83,7 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
         from toolkit.lungs.asset import run_finder
         from toolkit.report import training_report
         from toolkit.score_index import NamedIndex
+        from toolkit.suitability_run import suitability_run
         from toolkit.train import architecture, claim_run, read_data, train
         from toolkit.under_test import from_run
 
@@ -98,6 +99,7 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
     for model in exported.values():
         say(_line(model.row))
     calibrate_run(exported, data, config, folder=folder)
+    suitability_run(folder, index, workers=config.workers or 1, say=say)
     test = index.select(split="test")
     if len(test):
         named = NamedIndex("inside", folder / "index.csv", "test", test)

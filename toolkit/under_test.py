@@ -83,15 +83,31 @@ class ModelUnderTest:
         Raises:
             ModelError: the runtime cannot load it, or file, head and preprocessing do not fit together.
         """
-        interpreter = open_interpreter(self.content, threads=1)
-        finder = LungFinder(self.lungs) if self.lungs else None
         if self.head is None:
-            preparer = Preparer(self.preprocessing, finder)
+            interpreter = open_interpreter(self.content, threads=1)
+            preparer = Preparer(self.preprocessing, LungFinder(self.lungs) if self.lungs else None)
             return Opened(interpreter, lambda decoded: _own_logit(interpreter, preparer, decoded))
-        # The decision is made here on all scores at once, so the scorer's own one does not matter.
+        scorer = self.scorer()
+        return Opened(scorer.interpreter, lambda decoded: scorer.score_decoded(decoded).logit)
+
+    def scorer(self) -> Scorer:
+        """The device's scorer, with one thread.
+
+        Raises:
+            ModelError: as `open`, or the model has no head.
+        """
+        if self.head is None:
+            raise ModelError(
+                f"{self.file} has no head",
+                expected="its last layer in floating point beside it (head.*.npy)",
+                came="none",
+                do="copy it from the run that made the model",
+            )
+        # The decision is made on all scores at once, so the scorer's own one does not matter.
         calibration = Calibration(self.temperature, self.bias, 1.0 if self.threshold is None else self.threshold)
-        scorer = Scorer(interpreter, self.head, calibration, self.preprocessing, finder=finder)
-        return Opened(interpreter, lambda decoded: scorer.score_decoded(decoded).logit)
+        finder = LungFinder(self.lungs) if self.lungs else None
+        interpreter = open_interpreter(self.content, threads=1)
+        return Scorer(interpreter, self.head, calibration, self.preprocessing, finder=finder)
 
     def to_json(self) -> dict[str, Any]:
         """What the report says about the model, and about what really runs it.
