@@ -36,7 +36,7 @@ from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.score import Scorer
 from firmware_bridge.settings import Settings
 from firmware_bridge.spool import Spool
-from firmware_bridge.suitability_settings import SuitabilitySettings
+from firmware_bridge.suitability_settings import ExplainSettings, SuitabilitySettings
 from firmware_bridge.trust import TrustedKey, read_trusted_keys
 
 _LOG = logging.getLogger(__name__)
@@ -238,7 +238,13 @@ class Agent:
         model = ModelRef(entry.file, entry.precision, scorer.interpreter.runtime, scorer.interpreter.delegate)
         _LOG.info("model %s: %s, %s", model.file, model.runtime, model.delegate)
         labels = Labels(
-            bundle.ref, model, bundle.manifest.label_positive, entry.calibration.threshold, key, self._options.names
+            bundle.ref,
+            model,
+            bundle.manifest.label_positive,
+            entry.calibration.threshold,
+            key,
+            self._options.names,
+            self._settings.section(ExplainSettings),
         )
         return scorer, labels
 

@@ -42,6 +42,16 @@ def path_beside(image: Path, suffix: str) -> Path:
     return image.parent / (os.fsdecode(name) + suffix)
 
 
+def write_overlay(image: Path, png: bytes) -> None:
+    """Write the overlay of an image, likewise.
+
+    Raises:
+        OSError: the folder is gone, read-only, or its disk is full.
+    """
+    target = path_beside(image, OVERLAY_SUFFIX)
+    write_atomically(target, png, temporary=target.with_name(f"{_TEMPORARY_PREFIX}{short_hash(target.name)}.tmp"))
+
+
 def write_beside(image: Path, record: str) -> None:
     """Write the JSON of an image: into a temporary file, synced, then renamed. A link in its place is replaced.
 

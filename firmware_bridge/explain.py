@@ -8,12 +8,17 @@ import cv2
 import numpy as np
 
 from firmware_bridge.errors import ModelError
+from firmware_bridge.result import NOTICE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["grad_cam_plus_plus", "overlay"]
+    from firmware_bridge.box import Box
+    from firmware_bridge.preprocess import Prepared
 
+__all__ = ["annotated_png", "grad_cam_plus_plus", "numbers_of", "on_whole", "overlay"]
+
+_OVERLAY_PX = 512  # the longer side of an overlay: the map has a few dozen places
 _STRENGTH = 0.5  # of the colour where the map is 1: the X-ray must stay readable below
 
 
@@ -70,3 +75,85 @@ def overlay(pixels: NDArray[np.uint8], cam: NDArray[np.float32]) -> NDArray[np.u
     opacity = (_STRENGTH * smooth)[..., None]  # (H, W, 1)
     blended = pixels[..., None].astype(np.float32) * (1.0 - opacity) + colours * opacity
     return np.asarray(np.rint(blended), np.uint8)
+
+
+def on_whole(cam: NDArray[np.float32], field: Box, *, width_px: int, height_px: int) -> NDArray[np.float32]:
+    """The map over the whole X-ray: (height, width) float32, 0 outside what the model saw.
+
+    Args:
+        cam: (h, w) float32 over `field`.
+        field: what of the X-ray the model saw.
+        width_px: of the X-ray, in whatever copy it is shown.
+        height_px: likewise.
+    """
+    rows, columns = cam.shape
+    # From a place in the X-ray to a place in the map, pixel centres to pixel centres.
+    sx = columns / ((field.right - field.left) * width_px)
+    sy = rows / ((field.bottom - field.top) * height_px)
+    back = np.array(
+        [
+            [sx, 0.0, (0.5 - field.left * width_px) * sx - 0.5],
+            [0.0, sy, (0.5 - field.top * height_px) * sy - 0.5],
+        ]
+    )
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    whole = cv2.warpAffine(cam, back, (width_px, height_px), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    left, top, right, bottom = (
+        field.left * width_px,
+        field.top * height_px,
+        field.right * width_px,
+        field.bottom * height_px,
+    )
+    x, y = np.arange(width_px) + 0.5, np.arange(height_px) + 0.5
+    seen = ((y >= top) & (y <= bottom))[:, None] & ((x >= left) & (x <= right))[None]
+    return np.asarray(np.where(seen, whole, 0.0), np.float32)
+
+
+def numbers_of(cam: NDArray[np.float32], prepared: Prepared) -> dict[str, Any]:
+    """What a record says of a map: where in the X-ray its peak is, and how much of it lies inside the lungs.
+
+    Args:
+        cam: (h, w) float32, from `grad_cam_plus_plus`.
+        prepared: what the model saw.
+
+    Returns:
+        "method"; "peak" as [x, y] in shares of the whole X-ray, and "lung_share", 0 to 1: both None where the map is
+        empty, the latter also where nobody looked for lungs.
+    """
+    total = float(cam.sum())
+    told: dict[str, Any] = {"method": "grad-cam++", "peak": None, "lung_share": None}
+    if total <= 0.0:
+        return told
+    row, column = np.unravel_index(int(np.argmax(cam)), cam.shape)
+    field = prepared.field
+    x = field.left + (int(column) + 0.5) / cam.shape[1] * (field.right - field.left)
+    y = field.top + (int(row) + 0.5) / cam.shape[0] * (field.bottom - field.top)
+    told["peak"] = [round(x, 4), round(y, 4)]
+    mask = prepared.lung_mask()
+    if mask is not None:
+        # The lungs' share of each place of the map, averaged over the pixels that it stands for.
+        share = cv2.resize(mask.astype(np.float32), (cam.shape[1], cam.shape[0]), interpolation=cv2.INTER_AREA) / 255
+        told["lung_share"] = round(float((cam * share).sum() / total), 4)
+    return told
+
+
+def annotated_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], field: Box) -> bytes:
+    """The whole X-ray with the map over it and the notice below, as a PNG of at most 512 pixels a side.
+
+    Args:
+        pixels: (H, W) uint8, the decoded X-ray.
+        cam: (h, w) float32 over `field`.
+        field: what of the X-ray the model saw.
+    """
+    scale = min(1.0, _OVERLAY_PX / max(pixels.shape))
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8) if scale < 1 else pixels
+    picture = overlay(small, on_whole(cam, field, width_px=small.shape[1], height_px=small.shape[0]))
+    (text_px, _), _ = cv2.getTextSize(NOTICE, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
+    letters = min(0.5, (picture.shape[1] - 8) / text_px)
+    strip = np.zeros((max(8, round(44 * letters)), picture.shape[1], 3), np.uint8)
+    place = (4, round(strip.shape[0] * 0.7))
+    cv2.putText(strip, NOTICE, place, cv2.FONT_HERSHEY_SIMPLEX, letters, (255, 255, 255), 1, cv2.LINE_AA)
+    ok, encoded = cv2.imencode(".png", cv2.cvtColor(np.vstack([picture, strip]), cv2.COLOR_RGB2BGR))
+    assert ok  # a uint8 array always encodes
+    return encoded.tobytes()

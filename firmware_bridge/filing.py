@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_bridge.beside import json_path, write_beside
+from firmware_bridge.beside import OVERLAY_SUFFIX, json_path, path_beside, write_beside
 from firmware_bridge.claims import Claims
 from firmware_bridge.files import sync_folder
 from firmware_bridge.rename import free_name, move_new
@@ -90,9 +90,15 @@ class Filing:
                 if error.errno in _UNMOVABLE:
                     raise _NotHere from error
                 raise
+            with contextlib.suppress(FileNotFoundError):  # most results have no overlay
+                path_beside(path, OVERLAY_SUFFIX).replace(path_beside(name, OVERLAY_SUFFIX))
             self._claims.forget(path)
             return Filed(True, (target.parent, source.parent))
         raise _NotHere
+
+    def holds(self, path: Path) -> bool:
+        """Whether the file came by a network into the spool: nothing is written beside it."""
+        return self._spool.holds(path)
 
     def is_gone(self, path: Path) -> bool:
         """Whether the file was taken away, rather than its whole folder unmounted."""

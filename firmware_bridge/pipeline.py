@@ -14,12 +14,14 @@ import queue
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from firmware_bridge.beside import write_overlay
 from firmware_bridge.claims import Claims, InUse, Lost
 from firmware_bridge.decode import DEFAULT_LIMITS, Decoded, decode
 from firmware_bridge.disk import Disk
 from firmware_bridge.errors import CxrEdgeError, ImageError, ResourceError, UnreadableImage, UnsuitableImage
+from firmware_bridge.explain import annotated_png, numbers_of
 from firmware_bridge.filing import Filing
 from firmware_bridge.intake import Candidate, Intake
 from firmware_bridge.journal import Journal, Outcome, Taken
@@ -27,6 +29,7 @@ from firmware_bridge.reading import Contents, NoFile, NotFinished, read_file
 from firmware_bridge.recorder import Recorder, Stopped
 from firmware_bridge.result import BundleRef, ImageFacts, ModelRef, Refusal, Result, dump, image_id, result_id
 from firmware_bridge.selftest import is_selftest
+from firmware_bridge.suitability_settings import ExplainSettings
 
 if TYPE_CHECKING:
     from firmware_bridge.score import Score, Scorer
@@ -60,6 +63,7 @@ class Labels:
     threshold: float
     device_key: bytes
     send_names: bool = False
+    explain: ExplainSettings = field(default_factory=ExplainSettings)
 
 
 class Pipeline:
@@ -343,10 +347,30 @@ class Pipeline:
             threshold=self._labels.threshold,
             positive=score.decision,
             timings_ms=score.timings_ms,
+            explanation=self._explained(row, score),
+            suitability=score.suitability,
         )
         _LOG.info("image %s: %s, %.3f", facts.id[:12], result.decision, result.probability)
         reported = not is_selftest(row.path, row.sha256)
         return Outcome(row.seq, row.path, result.id, dump(result.to_json()), reported)
+
+    def _explained(self, row: Taken, score: Score) -> dict[str, Any] | None:
+        """The numbers of the heat map and, where wished, the overlay beside the X-ray."""
+        wished = self._labels.explain
+        if not (wished.numbers or wished.overlay):
+            return None
+        start_s = time.perf_counter()
+        cam = self._scorer.explain(score)
+        told = numbers_of(cam, score.prepared)
+        if wished.overlay and not self._filing.holds(row.path):
+            try:
+                png = annotated_png(score.decoded.pixels, cam, score.prepared.field)
+                write_overlay(row.path, png)
+                told["overlay"] = True
+            except OSError as error:  # a picture less; the result itself must not wait for it
+                _LOG.warning("image %s: the overlay cannot be written: %s", self._short(row), error.strerror)
+        score.timings_ms["explain"] = (time.perf_counter() - start_s) * 1e3
+        return told
 
     def _facts(self, row: Taken, decoded: Decoded | None) -> ImageFacts:
         id, name = image_id(row.sha256, self._labels.device_key), self._name(row.path)
