@@ -178,7 +178,10 @@ class Connection:
         from paho.mqtt.subscribeoptions import SubscribeOptions
 
         # Retain handling 2: a request that somebody published retained must not come again on every connect.
-        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        handling = SubscribeOptions.RETAIN_DO_NOT_SEND
+        if inbox.retained:
+            handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+        options = SubscribeOptions(qos=1, retainHandling=handling)
         try:
             for old in inbox.old_filters:
                 self._client.unsubscribe(old)

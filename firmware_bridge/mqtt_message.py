@@ -89,6 +89,7 @@ class Inbox:
         expiry_s: how long the broker keeps the session (MQTT 5 only).
         most_unacknowledged: MQTT 5's Receive Maximum.
         max_packet_bytes: what is larger does not come (MQTT 5), or ends the connection (3.1.1).
+        retained: what lies retained on the topics comes too, at every connection.
     """
 
     filters: Sequence[str]
@@ -96,6 +97,7 @@ class Inbox:
     expiry_s: int = 0
     most_unacknowledged: int = 8
     max_packet_bytes: int = MOST_PACKET_BYTES
+    retained: bool = False
 
 
 def connect_properties() -> Properties:

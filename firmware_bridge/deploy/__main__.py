@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="install", description=__doc__, epilog=NOTICE)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("activate", help="do or finish the switch that was ordered")
+    commands.add_parser("update", help="install the bundle that the agent fetched")
     install = commands.add_parser("install", help="install what is in a folder")
     install.add_argument("folder", type=Path)
     install.add_argument("--trust", default="", metavar="KEY", help="id of the key to trust, the first time")
@@ -40,6 +41,11 @@ def _run(asked: argparse.Namespace) -> None:
     if asked.command == "activate":
         activate(Layout())
         return
+    if asked.command == "update":
+        from firmware_bridge.deploy.desired import update
+
+        update(Layout(), say=_say)
+        return
     # What only a folder needs is loaded for a folder only.
     from firmware_bridge.deploy.folder import install_folder, verify_folder
 
@@ -47,12 +53,13 @@ def _run(asked: argparse.Namespace) -> None:
         sys.stdout.write(verify_folder(asked.folder, asked.trust) + "\n")
         return
 
-    def say(line: str) -> None:
-        sys.stdout.write(f"  {line}\n")
-        sys.stdout.flush()
-
-    id = install_folder(Layout(), asked.folder, trust=asked.trust, allow_downgrade=asked.allow_downgrade, say=say)
+    id = install_folder(Layout(), asked.folder, trust=asked.trust, allow_downgrade=asked.allow_downgrade, say=_say)
     sys.stdout.write(f"release {id} runs. {NOTICE}\n")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"  {line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

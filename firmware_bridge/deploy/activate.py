@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from firmware_bridge.deploy.health import watch_release
-from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, Layout
+from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE_PATH, Layout
 from firmware_bridge.deploy.release import (
     ORDER,
     OUTCOME,
@@ -26,12 +26,13 @@ from firmware_bridge.deploy.release import (
     write_json,
 )
 from firmware_bridge.deploy.systemd import state_of, systemctl
-from firmware_bridge.errors import CxrEdgeError, DeployError
+from firmware_bridge.errors import CxrEdgeError, DeployError, RolledBack
 
 RUNNING, ROLLED_BACK = "running", "rolled back"
 _FOLLOW_TICK_S = 0.05
 _LOCK_LIMIT_S = 600.0
 _START_LIMIT_S = 150.0
+_SETTLE_LIMIT_S = 400.0
 
 
 @contextlib.contextmanager
@@ -120,6 +121,24 @@ def outcome(layout: Layout, id: str) -> dict[str, Any]:
     return read_json(layout.release(id) / OUTCOME)
 
 
+def settle(layout: Layout, id: str, *, say: Callable[[str], None]) -> str:
+    """Wait for the end of a switch; the id that runs.
+
+    Raises:
+        RolledBack: it did not stay up.
+        DeployError: it does not end.
+    """
+    resume(layout)
+    for line in follow(layout, id, limit_s=_SETTLE_LIMIT_S):
+        say(line)
+    ended = outcome(layout, id)
+    if ended.get("state") != RUNNING:
+        error = ended["error"]
+        what = f"{error['what']}; {ended['now']}"
+        raise RolledBack(what, expected=error["expected"], came=error["came"], do=error["do"])
+    return id
+
+
 def activate(layout: Layout) -> None:
     """Body of the unit: do or finish the switch that was ordered. Nothing where none is.
 
@@ -150,6 +169,8 @@ def _start(layout: Layout, id: str) -> None:
     _say(layout, id, "switched")
     systemctl("daemon-reload")
     systemctl("enable", "--quiet", SERVICE)
+    listens = read_release(layout, id).extra.get("update") is True
+    systemctl("enable" if listens else "disable", "--now", "--quiet", UPDATE_PATH, check=listens)
     systemctl("reset-failed", SERVICE, check=False)
     systemctl("restart", SERVICE, limit_s=_START_LIMIT_S)
 

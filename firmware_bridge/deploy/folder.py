@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.deploy import boot
-from firmware_bridge.deploy.activate import RUNNING, follow, locked, order, outcome, resume
+from firmware_bridge.deploy.activate import locked, order, settle
 from firmware_bridge.deploy.install import PYTHON, compile_layer, install, prove
 from firmware_bridge.deploy.layers import commit, hash_file, prepare, receive, state_of_layer
 from firmware_bridge.deploy.layout import SERVICE, Layout
@@ -33,14 +33,14 @@ from firmware_bridge.deploy.release import (
     write_release,
 )
 from firmware_bridge.deploy.systemd import state_of
-from firmware_bridge.errors import DeployError, DowngradeError, PreflightError, RolledBack, SignatureError
+from firmware_bridge.errors import DeployError, DowngradeError, PreflightError, SignatureError
 from firmware_bridge.signing import FOLDER_CONTEXT, parse_signatures, require_signature
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys, read_trusted_keys
 
 SCHEMA = 1
 KIND = "cxr-edge-folder"
 CONTENT, SIGNATURE, CODE, SCRIPT = "folder.json", "folder.json.sig", "cxr-edge.zip", "install"
-_WATCH_S, _KEEP, _SETTLE_LIMIT_S = 5.0, 3, 400.0
+_WATCH_S, _KEEP = 5.0, 3
 Say = Callable[[str], None]
 
 
@@ -178,24 +178,6 @@ def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
 def _runs(layout: Layout, id: str) -> bool:
     settled = layout.linked_id(layout.current) == id and layout.linked_id(layout.activating) is None
     return settled and state_of(SERVICE).active == "active"
-
-
-def settle(layout: Layout, id: str, *, say: Say) -> str:
-    """Wait for the end of a switch; the id that runs.
-
-    Raises:
-        RolledBack: it did not stay up.
-        DeployError: it does not end.
-    """
-    resume(layout)
-    for line in follow(layout, id, limit_s=_SETTLE_LIMIT_S):
-        say(line)
-    ended = outcome(layout, id)
-    if ended.get("state") != RUNNING:
-        error = ended["error"]
-        what = f"{error['what']}; {ended['now']}"
-        raise RolledBack(what, expected=error["expected"], came=error["came"], do=error["do"])
-    return id
 
 
 def _unpack(layout: Layout, folder: Folder, kind: str, hash: str) -> None:

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, USER, Layout, is_id
+from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE, UPDATE_PATH, USER, Layout, is_id
 from firmware_bridge.deploy.release import (
     BUNDLE_FILE,
     CHOSEN,
@@ -42,6 +42,30 @@ TimeoutStartSec=600
 [Install]
 WantedBy=multi-user.target
 """
+_UPDATE_UNIT = """\
+[Unit]
+Description=Install the bundle that the cxr-edge agent fetched, if its signature is trusted
+ConditionPathExists=/var/lib/cxr-edge/update/ready.cxr
+
+[Service]
+Type=oneshot
+Environment=PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
+# The release as it is now: the link changes under way.
+ExecStart=/bin/sh -c 'r=$$(readlink -f /opt/cxr-edge/current) && PYTHONPATH=$$r/app:$$r/site \
+  exec /usr/bin/python3 -m firmware_bridge.deploy update'
+TimeoutStartSec=1800
+"""
+_UPDATE_PATH_UNIT = """\
+[Unit]
+Description=Wait for a bundle that the cxr-edge agent fetched
+
+[Path]
+PathExists=/var/lib/cxr-edge/update/ready.cxr
+
+[Install]
+WantedBy=multi-user.target
+"""
+_UNITS = {ACTIVATION: _ACTIVATION_UNIT, UPDATE: _UPDATE_UNIT, UPDATE_PATH: _UPDATE_PATH_UNIT}
 
 
 def install(layout: Layout, *, secrets: Mapping[str, str], watch: str) -> list[str]:
@@ -67,7 +91,8 @@ def install(layout: Layout, *, secrets: Mapping[str, str], watch: str) -> list[s
             raise DeployError("a secret's name leads elsewhere", expected="a plain name", came=name, do="rename it")
         done += _file(layout.secrets / name, text, 0o600, f"secret {name}")
     done += _watched(layout, watch, account)
-    done += _file(layout.units / ACTIVATION, _ACTIVATION_UNIT, 0o644, f"unit {ACTIVATION}")
+    for name, text in _UNITS.items():
+        done += _file(layout.units / name, text, 0o644, f"unit {name}")
     done += _link(layout.units / SERVICE, f"/opt/cxr-edge/current/{SERVICE}", f"unit {SERVICE}")
     if not layout.command.exists() or layout.command.is_symlink():
         done += _link(layout.command, "/opt/cxr-edge/current/cxr-edge", "command cxr-edge")
@@ -152,8 +177,8 @@ def is_installed(layout: Layout) -> bool:
     """Whether all of that is there, but for secrets and the watched folder."""
     try:
         pwd.getpwnam(USER)
-        unit = (layout.units / ACTIVATION).read_text(encoding="utf-8")
-        return unit == _ACTIVATION_UNIT and (layout.units / SERVICE).is_symlink() and layout.secrets.is_dir()
+        same = all((layout.units / name).read_text(encoding="utf-8") == text for name, text in _UNITS.items())
+        return same and (layout.units / SERVICE).is_symlink() and layout.secrets.is_dir()
     except (KeyError, OSError, ValueError):
         return False
 

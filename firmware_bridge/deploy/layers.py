@@ -197,6 +197,17 @@ def receive(
         raise
 
 
+def place(layout: Layout, hash: str, name: str, content: IO[bytes]) -> None:
+    """Put one file into a layer, from a stream of its bytes.
+
+    Raises:
+        DeployError: other bytes than listed.
+        OSError: see `receive`.
+    """
+    entry = parse_listing((layout.layers / f"{hash}.json").read_bytes())[name]
+    _write(_workplace(layout, hash) / name, content, entry)
+
+
 def _write(path: Path, content: Any, entry: Entry) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     part = path.with_name(f".{path.name}.part")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 SERVICE = "cxr-edge.service"
 ACTIVATION = "cxr-edge-activate.service"
+UPDATE, UPDATE_PATH = "cxr-edge-update.service", "cxr-edge-update.path"
 USER = "cxr-edge"
 _ID = re.compile(r"[0-9a-f]{16,64}")
 

@@ -10,7 +10,7 @@ from typing import Any
 from firmware_bridge.deploy.health import health_now
 from firmware_bridge.deploy.install import is_installed
 from firmware_bridge.deploy.layers import known_content, state_of_layer
-from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, Layout
+from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE, UPDATE_PATH, Layout
 from firmware_bridge.deploy.release import (
     DESCRIPTION,
     OUTCOME,
@@ -139,7 +139,7 @@ def uninstall(layout: Layout, *, results: bool) -> list[str]:
         OSError: something cannot be removed.
     """
     done = []
-    for unit in (ACTIVATION, SERVICE):
+    for unit in (UPDATE_PATH, UPDATE, ACTIVATION, SERVICE):
         if (layout.units / unit).is_symlink() or (layout.units / unit).exists():
             systemctl("disable", "--now", "--quiet", unit, check=False)
             (layout.units / unit).unlink(missing_ok=True)

@@ -136,6 +136,7 @@ def wanted_for(
         trusted_keys=parcel.trusted_keys,
         watch=host.watch,
         broker=_broker(settings),
+        extra={"update": True} if settings.get("update", {}).get("enabled") is True else {},
         threads=tuple(n for n in target.threads if n <= cpus) or (1,),
     )
     return Wanted(description, layers, secrets)

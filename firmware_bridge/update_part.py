@@ -1,0 +1,227 @@
+"""The part that listens to what the device shall run: fetches it, checks it, puts it down for `deploy.desired`.
+
+PREFIX/desired (all devices) and PREFIX/DEVICE/desired (this one) are retained; so is the answer, PREFIX/DEVICE/update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import logging
+import os
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+
+from firmware_bridge.agent_settings import AgentSettings
+from firmware_bridge.backoff import Backoff
+from firmware_bridge.bundle import open_bundle
+from firmware_bridge.errors import BrokerError, BundleError, ConfigError, CxrEdgeError, ResourceError
+from firmware_bridge.files import sync_folder, write_atomically
+from firmware_bridge.mqtt import Broker
+from firmware_bridge.mqtt_connection import Connection
+from firmware_bridge.mqtt_message import Inbox, Message
+from firmware_bridge.mqtt_part import broker_of
+from firmware_bridge.parts import Context
+from firmware_bridge.trust import TrustedKey, read_trusted_keys
+from firmware_bridge.update import (
+    FETCHING,
+    HANDED_OVER,
+    LAST,
+    MAX_MESSAGE_BYTES,
+    READY,
+    REFUSED,
+    REPORT,
+    RUNNING,
+    Desired,
+    dump_report,
+    parse_desired,
+)
+from firmware_bridge.update_settings import UpdateSettings
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 1.0
+_FETCH_LIMIT_S = 30.0
+_CHUNK_BYTES = 2**18
+
+
+def make_part(context: Context) -> UpdatePart | None:
+    """The part, if it is enabled.
+
+    Raises:
+        ConfigError: there is no broker, or there are no trusted keys: the signature is all the trust there is.
+    """
+    if not context.settings.section(UpdateSettings).enabled or context.once:
+        return None
+    broker, keys = broker_of(context), context.settings.section(AgentSettings).trusted_keys
+    if broker is None or keys is None:
+        raise ConfigError(
+            "updates without a broker or without trusted keys",
+            expected="[mqtt] url and [agent] trusted_keys",
+            came="no broker" if broker is None else "no trusted keys",
+            do="add it, or leave [update] out",
+        )
+    return UpdatePart(context, broker, read_trusted_keys(keys))
+
+
+class UpdatePart:
+    """Keeps one connection of its own, fetches one bundle at a time."""
+
+    name = "update"
+
+    def __init__(self, context: Context, broker: Broker, trusted: tuple[TrustedKey, ...]) -> None:
+        self._context, self._broker, self._trusted = context, broker, trusted
+        self._folder = context.state / "update"
+        self._topic = f"{broker.prefix}/{context.device}/update"
+        self._filters = (f"{broker.prefix}/desired", f"{broker.prefix}/{context.device}/desired")
+        self._wanted: dict[str, Desired] = {}
+        self._told = b""
+        self._backoff = Backoff()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Listen until `stop`."""
+        try:
+            self._folder.mkdir(exist_ok=True, mode=0o755)
+            while not self._ended:
+                try:
+                    self._session()
+                except (BrokerError, ResourceError, OSError) as error:
+                    self._context.health.report(self.name, f"update: {error}"[:300])
+                    self._stop.wait(self._backoff.failed())
+        finally:
+            self._wake_read.close()
+            self._wake_write.close()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._stop.set()
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b"x")
+
+    @property
+    def _ended(self) -> bool:
+        return self._stop.is_set() or self._context.stopping.is_set()
+
+    def _session(self) -> None:
+        connection = Connection(
+            self._broker,
+            client_id=f"cxr-edge-{self._context.device}-update",
+            wake=self._wake_read,
+            inbox=Inbox(self._filters, max_packet_bytes=4 * MAX_MESSAGE_BYTES, retained=True),
+        )
+        self._context.health.report(self.name, None)
+        self._told = b""
+        try:
+            while not self._ended:
+                self._tell_report(connection)
+                connection.poll(_POLL_S)
+                for message in connection.take():
+                    if not message.unreadable:
+                        self._hear(connection, message.topic, message.payload)
+                    connection.acknowledge(message)
+                self._backoff.good()
+            connection.close()
+        except BaseException:
+            connection.abandon()
+            raise
+
+    def _hear(self, connection: Connection, topic: str, payload: bytes) -> None:
+        if not payload:  # a retained message that was removed
+            self._wanted.pop(topic, None)
+            return
+        try:
+            self._wanted[topic] = parse_desired(payload[:MAX_MESSAGE_BYTES])
+        except ConfigError as error:
+            self._say(connection, dump_report(REFUSED, bundle="", error=error))
+            return
+        # What is said to this device alone counts before what is said to all.
+        desired = self._wanted.get(self._filters[1]) or self._wanted[self._filters[0]]
+        if desired.bundle == self._context.bundle.id:
+            self._say(connection, dump_report(RUNNING, bundle=desired.bundle))
+        elif not self._was_tried(desired):
+            self._fetch(connection, desired)
+
+    def _was_tried(self, desired: Desired) -> bool:
+        """Whether this very message was acted upon before: what was refused or rolled back is not tried for ever."""
+        try:
+            return (self._folder / LAST).read_bytes() == desired.to_bytes()
+        except OSError:
+            return False
+
+    def _fetch(self, connection: Connection, desired: Desired) -> None:
+        self._say(connection, dump_report(FETCHING, bundle=desired.bundle))
+        part = self._folder / ".fetched.part"
+        try:
+            _download(desired, part, ended=lambda: self._ended)
+            with open_bundle(part, trusted=self._trusted) as bundle:
+                if bundle.id != desired.bundle:
+                    raise _other("the bundle " + desired.bundle, bundle.id)
+        except (CxrEdgeError, OSError, http.client.HTTPException) as error:
+            part.unlink(missing_ok=True)
+            known = error if isinstance(error, CxrEdgeError) else _unreachable(desired, error)
+            self._say(connection, dump_report(REFUSED, bundle=desired.bundle, error=known))
+            if not isinstance(known, BundleError):
+                raise known from error  # and again, after a while
+            self._note(desired)  # only another message is worth another try
+            return
+        self._note(desired)
+        (self._folder / REPORT).unlink(missing_ok=True)
+        part.replace(self._folder / READY)
+        sync_folder(self._folder)
+        _LOG.info("bundle %s was fetched and handed over", desired.bundle[:12])
+        self._say(connection, dump_report(HANDED_OVER, bundle=desired.bundle))
+
+    def _note(self, desired: Desired) -> None:
+        write_atomically(self._folder / LAST, desired.to_bytes())
+
+    def _tell_report(self, connection: Connection) -> None:
+        """Pass on what the root half says of its work; after a restart too."""
+        with contextlib.suppress(OSError, ValueError):
+            report = (self._folder / REPORT).read_bytes()
+            if report != self._told:
+                json.loads(report)
+                connection.publish(Message(self._topic, report, retain=True, content_type="application/json"))
+                self._told = report
+
+    def _say(self, connection: Connection, report: bytes) -> None:
+        connection.publish(Message(self._topic, report, retain=True, content_type="application/json"))
+
+
+def _download(desired: Desired, part: Path, *, ended: object) -> None:
+    digest, done_bytes = hashlib.sha256(), 0
+    assert callable(ended)
+    # `parse_desired` let http and https through, and nothing else.
+    with urllib.request.urlopen(desired.url, timeout=_FETCH_LIMIT_S) as answer, part.open("wb") as file:  # noqa: S310
+        while chunk := answer.read(_CHUNK_BYTES):
+            done_bytes += len(chunk)
+            if done_bytes > desired.size_bytes or ended():
+                break
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    if ended():
+        raise InterruptedError("the agent stops")
+    if done_bytes != desired.size_bytes or digest.hexdigest() != desired.sha256:
+        raise _other(f"{desired.size_bytes} bytes with SHA-256 {desired.sha256}", f"{done_bytes} bytes of another file")
+
+
+def _other(expected: str, came: str) -> BundleError:
+    return BundleError(
+        "what was fetched is not what was named", expected=expected, came=came, do="publish the desired state again"
+    )
+
+
+def _unreachable(desired: Desired, error: Exception) -> CxrEdgeError:
+    return ResourceError(
+        "the bundle cannot be fetched",
+        expected=f"an answer from {desired.url[:200]}",
+        came=str(error)[:200] or type(error).__name__,
+        do="mend the server or the address; it is tried again after a while",
+    )
