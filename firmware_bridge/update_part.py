@@ -92,7 +92,8 @@ class UpdatePart:
                 try:
                     self._session()
                 except (BrokerError, ResourceError, OSError) as error:
-                    self._context.health.report(self.name, f"update: {error}"[:300])
+                    told = f"{error.what}: {error.came}" if isinstance(error, CxrEdgeError) else str(error)
+                    self._context.health.report(self.name, f"update: {told}")
                     self._stop.wait(self._backoff.failed())
         finally:
             self._wake_read.close()

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from firmware_bridge.deploy.health import watch_release
+from firmware_bridge.deploy.journal_copy import drop_copy, keep_copy, put_back
 from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE_PATH, Layout
 from firmware_bridge.deploy.release import (
+    APP,
     ORDER,
     OUTCOME,
     Description,
@@ -61,7 +63,35 @@ def locked(layout: Layout, *, wait_s: float = 0.0) -> Iterator[None]:
         yield
 
 
-def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str) -> None:
+@contextlib.contextmanager
+def settled_and_locked(layout: Layout, *, wait_s: float) -> Iterator[bool]:
+    """The lock, at a moment when no switch is under way; whether somebody had to be waited for.
+
+    Between an order and the unit that carries it out the lock is free for a moment: whoever takes it then waits.
+
+    Raises:
+        DeployError: see `locked`; or a switch does not come to its end.
+    """
+    deadline_s = time.monotonic() + wait_s
+    waited = False
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(layout))
+            except DeployError:
+                waited = True
+                stack.enter_context(locked(layout, wait_s=max(0.0, deadline_s - time.monotonic())))
+            under_way = layout.linked_id(layout.activating)
+            if under_way is None:
+                yield waited
+                return
+        waited = True
+        resume(layout)
+        for _ in follow(layout, under_way, limit_s=_SETTLE_LIMIT_S):
+            pass
+
+
+def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str, broker: bool = True) -> None:
     """Ask for a switch: durable from here on. The unit does it, whatever becomes of us.
 
     Raises:
@@ -72,7 +102,14 @@ def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str) ->
     (folder / OUTCOME).unlink(missing_ok=True)
     write_json(
         folder / ORDER,
-        {"previous": layout.linked_id(layout.current), "watch_s": watch_s, "keep": keep, "reason": reason, "said": []},
+        {
+            "previous": layout.linked_id(layout.current),
+            "watch_s": watch_s,
+            "keep": keep,
+            "reason": reason,
+            "broker": broker,
+            "said": [],
+        },
     )
     switch(layout, layout.activating, id)
     systemctl("daemon-reload")
@@ -155,12 +192,27 @@ def activate(layout: Layout) -> None:
         previous = asked.get("previous")
         try:
             description = read_release(layout, id)
+            if layout.linked_id(layout.current) != id and _other_code(layout, previous, description):
+                keep_copy(layout)
             _start(layout, id)
-            watch_release(layout, description, watch_s=float(asked["watch_s"]), say=lambda text: _say(layout, id, text))
+            watch_release(
+                layout,
+                description,
+                watch_s=float(asked["watch_s"]),
+                say=lambda text: _say(layout, id, text),
+                broker=asked.get("broker", True) is True,
+            )
         except Exception as error:  # whatever it is: the device must not be left with what did not prove itself
             _roll_back(layout, id, previous, error)
             return
         _settle(layout, description, asked)
+
+
+def _other_code(layout: Layout, previous: str | None, description: Description) -> bool:
+    """Whether the journal may be migrated by the switch. An unreadable release counts as another."""
+    with contextlib.suppress(DeployError):
+        return previous is None or read_release(layout, previous).layers[APP] != description.layers[APP]
+    return True
 
 
 def _start(layout: Layout, id: str) -> None:
@@ -179,6 +231,7 @@ def _settle(layout: Layout, description: Description, asked: dict[str, Any]) -> 
     remember(layout, description)
     write_json(layout.release(description.id) / OUTCOME, {"state": RUNNING, "previous": asked.get("previous")})
     switch(layout, layout.activating, None)
+    drop_copy(layout)
     tidy(layout, keep=int(asked.get("keep", 3)))
 
 
@@ -192,6 +245,11 @@ def _roll_back(layout: Layout, id: str, previous: str | None, error: Exception) 
         systemctl("daemon-reload")
         systemctl("reset-failed", SERVICE, check=False)
         systemctl("restart", SERVICE, check=False, limit_s=_START_LIMIT_S)
+        if state_of(SERVICE).active != "active":
+            systemctl("stop", SERVICE, check=False)
+            if put_back(layout):
+                _say(layout, id, "the journal goes back to what it was before the switch")
+            systemctl("restart", SERVICE, check=False, limit_s=_START_LIMIT_S)
         now = f"release {previous} runs again" if state_of(SERVICE).active == "active" else "the old release is down"
     else:
         systemctl("disable", "--now", "--quiet", SERVICE, check=False)
@@ -204,6 +262,7 @@ def _roll_back(layout: Layout, id: str, previous: str | None, error: Exception) 
         {"state": ROLLED_BACK, "previous": previous, "now": now, "error": _told(error)},
     )
     switch(layout, layout.activating, None)
+    drop_copy(layout)
 
 
 def _told(error: Exception) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_bridge.bundle import MAX_BUNDLE_BYTES, open_bundle
-from firmware_bridge.deploy.activate import locked, order, settle
+from firmware_bridge.deploy.activate import order, settle, settled_and_locked
 from firmware_bridge.deploy.install import prove
 from firmware_bridge.deploy.layers import Entry, commit, dump_listing, hash_file, layer_hash, place, prepare
 from firmware_bridge.deploy.layout import Layout
@@ -52,7 +52,7 @@ def update(layout: Layout, *, say: Say) -> None:
 
 
 def _update(layout: Layout, ready: Path, *, say: Say) -> str:
-    with locked(layout, wait_s=_LOCK_WAIT_S):
+    with settled_and_locked(layout, wait_s=_LOCK_WAIT_S):
         id = layout.linked_id(layout.current)
         if id is None:
             raise DeployError(

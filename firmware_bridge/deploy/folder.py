@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.deploy import boot
-from firmware_bridge.deploy.activate import locked, order, settle
+from firmware_bridge.deploy.activate import order, settle, settled_and_locked
 from firmware_bridge.deploy.install import PYTHON, compile_layer, install, prove
 from firmware_bridge.deploy.layers import commit, hash_file, prepare, receive, state_of_layer
 from firmware_bridge.deploy.layout import SERVICE, Layout
@@ -40,7 +40,7 @@ from firmware_bridge.trust import TrustedKey, parse_trusted_keys, read_trusted_k
 SCHEMA = 1
 KIND = "cxr-edge-folder"
 CONTENT, SIGNATURE, CODE, SCRIPT = "folder.json", "folder.json.sig", "cxr-edge.zip", "install"
-_WATCH_S, _KEEP = 5.0, 3
+_WATCH_S, _KEEP, _LOCK_WAIT_S = 5.0, 3, 60.0
 Say = Callable[[str], None]
 
 
@@ -151,7 +151,7 @@ def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
     description = folder.description
     _check_needs(folder)
     _forbid_downgrade(layout, description, allowed=allow_downgrade)
-    with locked(layout):
+    with settled_and_locked(layout, wait_s=_LOCK_WAIT_S):
         running = layout.current / TRUSTED_KEYS
         if running.is_file():
             say(f"signed by {folder.require_trust(read_trusted_keys(running)).name}")

@@ -27,7 +27,9 @@ _TICK_S = 0.1
 _BROKER_LIMIT_S = 5.0
 
 
-def watch_release(layout: Layout, description: Description, *, watch_s: float, say: Callable[[str], None]) -> None:
+def watch_release(
+    layout: Layout, description: Description, *, watch_s: float, say: Callable[[str], None], broker: bool = True
+) -> None:
     """Watch the service of a release that was just started, until it has proven itself.
 
     Args:
@@ -35,6 +37,7 @@ def watch_release(layout: Layout, description: Description, *, watch_s: float, s
         description: the release.
         watch_s: how long the service must stay up, at least.
         say: called with what was found, check by check.
+        broker: a configured broker must be reachable.
 
     Raises:
         DeployError: it did not prove itself; `came` says why.
@@ -45,7 +48,7 @@ def watch_release(layout: Layout, description: Description, *, watch_s: float, s
     with _selftest(layout, description) as answer:
         _xray(answer, first=first, limit_s=max(30.0, watch_s))
     say("an X-ray through the watched folder got its score")
-    if description.broker:
+    if description.broker and broker:
         _broker(description.broker)
         say(f"broker {description.broker} is reachable")
     while time.monotonic() - start_s < watch_s:

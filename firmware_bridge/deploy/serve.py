@@ -79,8 +79,8 @@ class Server:
     def _stock(self, request: Request) -> Any:
         return manage.stock(self._layout, wanted=dict(request["layers"]), secrets=list(request["secrets"]))
 
-    def _lock(self, _request: Request) -> None:
-        self._held.enter_context(activate.locked(self._layout, wait_s=_LOCK_WAIT_S))
+    def _lock(self, _request: Request) -> bool:
+        return self._held.enter_context(activate.settled_and_locked(self._layout, wait_s=_LOCK_WAIT_S))
 
     def _install(self, request: Request) -> Any:
         return install.install(
@@ -127,6 +127,7 @@ class Server:
             watch_s=float(request["watch_s"]),
             keep=int(request["keep"]),
             reason=request["reason"],
+            broker=bool(request.get("broker", True)),
         )
         self._held.close()  # the unit needs the lock now; the link `activating` keeps others off
         return self._settle(request)

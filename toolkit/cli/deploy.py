@@ -42,6 +42,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Seconds that the new release must stay up before it counts.",
 )
 @click.option("--keep", type=click.IntRange(2, 100), default=3, show_default=True, help="Releases kept on a device.")
+@click.option(
+    "--broker-check/--no-broker-check",
+    "broker",
+    default=True,
+    help="A configured broker must be reachable from the device.",
+)
 @click.option("--at-once", type=click.IntRange(1, 200), default=10, show_default=True, help="Devices at the same time.")
 @click.option("--canary", is_flag=True, help="One device first; go on only if it is well.")
 @click.option("--wave", default="", help="Devices in a wave, as a number or a share (25%). Default: all.")
@@ -75,6 +81,7 @@ def command(
     allow_downgrade: bool,
     watch_s: float,
     keep: int,
+    broker: bool,
     at_once: int,
     canary: bool,
     wave: str,
@@ -110,6 +117,7 @@ def command(
         dry_run=dry_run,
         watch_s=watch_s,
         keep=keep,
+        broker=broker,
         password=reach.password(),
     )
     access = reach.access()

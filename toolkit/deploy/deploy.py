@@ -39,6 +39,7 @@ class Options:
     dry_run: bool = False
     watch_s: float = 5.0
     keep: int = 3
+    broker: bool = True
     password: Callable[[Host], str | None] = lambda _host: None
 
 
@@ -95,7 +96,8 @@ async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options
             reporter.step(host.name, f"settling the switch to {plan.unsettled}")
             await device.request("settle", id=plan.unsettled, watch_s=options.watch_s)
             plan = await _plan(device, target, wanted, options, reporter)
-        await device.request("lock")
+        if await device.request("lock"):
+            plan = await _plan(device, target, wanted, options, reporter)  # somebody else was here meanwhile
         proof = await _apply(device, wanted, plan, access, options, reporter)
     return Report(RUNNING if plan.steps else NOTHING, plan, proof, time.monotonic() - start_s)
 
@@ -208,6 +210,7 @@ async def _switch(device: Device, plan: Plan, access: Access, options: Options, 
             watch_s=options.watch_s,
             keep=options.keep,
             reason="deploy",
+            broker=options.broker,
         )
     except HostError as error:
         outcome = await _outcome_after_loss(device.host, plan, access, options, reporter, error)

@@ -47,6 +47,7 @@ class Host:
         watch: the watched folder on the device.
         groups: that `--group` may name.
         config: tables of the agent's TOML file.
+        only_addresses: the service may speak with these alone ("10.0.0.5", "10.0.0.0/24"); empty: with all.
         secrets: name -> local file; each is handed to the service as a credential of that name.
     """
 
@@ -59,6 +60,7 @@ class Host:
     target: str = "auto"
     watch: str = DEFAULT_WATCH
     groups: tuple[str, ...] = ()
+    only_addresses: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
 
@@ -109,7 +111,8 @@ def read_inventory(path: Path) -> tuple[Host, ...]:
             raise _wrong(path, "names of letters, digits, '.', '_' and '-'", repr(name))
         values = merge(defaults, _checked(path, f"hosts.{name}", table))
         values.setdefault("address", name)
-        values["groups"] = tuple(values.get("groups", ()))
+        for key in ("groups", "only_addresses"):
+            values[key] = tuple(values.get(key, ()))
         hosts.append(_relative(Host(name=name, **values), path.parent))
     return tuple(hosts)
 
@@ -124,7 +127,7 @@ def _relative(host: Host, folder: Path) -> Host:
 def _checked(path: Path, where: str, table: Any) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise _wrong(path, f"a table [{where}]", repr(table))
-    kinds: dict[str, type] = {"port": int, "groups": list, "config": dict, "secrets": dict}
+    kinds: dict[str, type] = {"port": int, "groups": list, "only_addresses": list, "config": dict, "secrets": dict}
     known = {one.name for one in fields(Host)} - {"name"}
     for key, value in table.items():
         if key not in known:

@@ -34,6 +34,7 @@ class Target:
     model: str = ""
     os_version: str = ""
     python: str = ""
+    accelerator: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,8 @@ def wanted_for(
             secrets=sorted(secrets),
             memory_max_mb=target.memory_max_mb,
             systemd=systemd,
+            only_addresses=host.only_addresses or None,
+            accelerator=target.accelerator,
         ),
         trusted_keys=parcel.trusted_keys,
         watch=host.watch,
