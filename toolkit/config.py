@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from firmware_bridge.errors import ConfigError
 from toolkit.augmentation import AS_PRESET, LUNG_METHODS, METHODS, PRESETS
-from toolkit.backbones.kinds import require_backbone
+from toolkit.backbones.kinds import ATTENTIONS, require_backbone
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,7 +41,11 @@ class TrainConfig:
 
     name: str = _doc("model", "Name of the run, of its folder and of the bundle.")
     positive: str = _doc("pneumonia", "Label that counts as positive; every other label is negative.")
-    backbone: str = _doc("efficientnet-b0", "efficientnet-b0, or efficientnet-lite0 (made for integers).")
+    backbone: str = _doc(
+        "efficientnet-b0", "efficientnet-b0, efficientnet-lite0 (made for integers), densenet121, or hybrid (both)."
+    )
+    attention: str = _doc("none", "Over the last feature map: none, cbam, or self.")
+    message_token: bool = _doc(False, "A learned token that follows the teacher while the head follows the labels.")
     weights: str = _doc("none", "Where training starts: none, imagenet, or a weights file of an earlier run.")
     size_px: int = _doc(224, "Side of the network's square input, a multiple of 32.")
     lungs: bool = _doc(True, "Cut to the lungs before everything else, in training and on the device alike.")
@@ -84,10 +88,20 @@ class TrainConfig:
     sparsity: float = _doc(0.30, "Share of zeros that pruning reaches in each pruned kernel.")
     qat_epochs: int = _doc(3, "Epochs of quantization-aware training that keeps the zeros.")
     qat_rate: float = _doc(1e-4, "Learning rate at the start of quantization-aware training.")
+    unfreeze: str = _doc(
+        "",
+        "Groups that train first, as 'logit=1 block7=2': only the layers from the first one so called on train for so "
+        "many epochs; then, after the last group, everything.",
+    )
+    teacher: str = _doc("none", "none, or runs, bundles or .tflite files to learn from, separated by ':'.")
+    distill: str = _doc("soft", "The teacher's probability (soft) or its decision (hard).")
+    distill_share: float = _doc(0.5, "Share of the loss that the teacher has, 0 to 1; the labels have the rest.")
+    distill_temperature: float = _doc(2.0, "Softens the teacher's probabilities, 1 or more.")
     label_smoothing: float = _doc(0.1, "Smoothing of the labels, 0 to below 1.")
     dropout: float = _doc(0.2, "Dropout before the head.")
+    spatial_dropout: float = _doc(0.0, "Dropout of whole feature maps before pooling, floating-point phase only.")
     drop_connect: float = _doc(0.1, "Stochastic depth, floating-point phase only.")
-    l2: float = _doc(0.0, "L2 penalty on the head.")
+    l2: float = _doc(0.0, "L2 penalty on the kernels, floating-point phase only.")
     bn_momentum: float = _doc(0.9, "Momentum of batch normalisation; 0.99 lags behind on small data.")
     class_weights: bool = _doc(True, "Weigh the classes so that both count the same.")
     sensitivity: float = _doc(0.95, "Sensitivity that the decision threshold is chosen for, on validation.")
@@ -117,16 +131,33 @@ class TrainConfig:
         if not _NAME.fullmatch(self.name):
             expected = "letters, digits, '.', '_', '-' and spaces, not starting with a dot (it names a folder)"
             raise _wrong("name", "cannot name a folder", expected=expected, came=repr(self.name))
-        for name in ("positive", "weights"):
+        for name in ("positive", "weights", "teacher"):
             if not getattr(self, name).strip() or not _is_utf8(getattr(self, name)):
                 raise _wrong(
                     name, "cannot be used", expected="text in UTF-8, not empty", came=repr(getattr(self, name))
                 )
+        for name in ("augment_lungs_only", "augment_outside"):
+            if getattr(self, name) and not self.lungs:
+                raise _wrong(name, "needs to know where the lungs are", expected="lungs = true", came="lungs = false")
         require_backbone(self.backbone, size_px=self.size_px)
+        if self.message_token and self.teacher == "none":
+            raise _wrong("message_token", "has nobody to follow", expected="a teacher", came="none")
+        self.unfreeze_groups()
 
     def augmentations(self) -> dict[str, float]:
         """Probability of each augmentation method as the options say; -1 leaves it to the preset."""
         return {method: getattr(self, f"augment_{method}") for method in (*METHODS, *LUNG_METHODS)}
+
+    def unfreeze_groups(self) -> tuple[tuple[str, int], ...]:
+        """Layer prefix and epochs of each group that trains before everything does.
+
+        Raises:
+            ConfigError: `unfreeze` has another form.
+        """
+        parts = [part.partition("=") for part in self.unfreeze.replace(",", " ").split()]
+        if any(not name or not epochs.isdecimal() or not 0 < int(epochs) <= 10_000 for name, _, epochs in parts):
+            raise _wrong("unfreeze", "is not understood", expected="LAYER=EPOCHS ...", came=repr(self.unfreeze))
+        return tuple((name, int(epochs)) for name, _, epochs in parts)
 
     def preprocessing(self) -> dict[str, Any]:
         """The steps from decoded X-ray to network input, as the manifest stores them."""
@@ -158,8 +189,11 @@ _RANGES = (
     ("prune_epochs", 1, 10_000),
     ("qat_epochs", 1, 10_000),
     ("sparsity", 0.0, 0.95),
+    ("distill_share", 0.0, 1.0),
+    ("distill_temperature", 1.0, 100.0),
     ("label_smoothing", 0.0, 0.9),
     ("dropout", 0.0, 0.9),
+    ("spatial_dropout", 0.0, 0.9),
     ("drop_connect", 0.0, 0.9),
     ("l2", 0.0, 1.0),
     ("max_int8_loss", 0.0, 1.0),
@@ -176,7 +210,13 @@ _RANGES = (
     ("golden", 1, 64),
     ("representative", 10, 10_000),
 )
-_CHOICES = {"augment": PRESETS, "fit": ("squash", "letterbox"), "averaging": ("none", "ema", "swa")}
+_CHOICES = {
+    "attention": ATTENTIONS,
+    "augment": PRESETS,
+    "distill": ("soft", "hard"),
+    "averaging": ("none", "ema", "swa"),
+    "fit": ("squash", "letterbox"),
+}
 
 
 def _wrong(name: str, what: str, *, expected: str, came: object) -> ConfigError:
@@ -194,21 +234,33 @@ def read_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: the file is missing, is no TOML, has an unknown key, or a value of the wrong type or range.
     """
-    values = _read_toml(path) if path else {}
+    return config_of({**(read_toml(path) if path else {}), **overrides}, where=str(path))
+
+
+def config_of(values: dict[str, Any], *, where: str) -> TrainConfig:
+    """The configuration that `values` give; `where` they come from goes into messages.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or range.
+    """
     known = {f.name: f for f in dataclasses.fields(TrainConfig)}
     for key in values:
         if key not in known:
             raise ConfigError(
-                f"{path}: unknown key '{key}'",
+                f"{where}: unknown key '{key}'",
                 expected="one of " + ", ".join(known),
                 came=key,
                 do="remove it or mend its spelling",
             )
-    values.update(overrides)
     return TrainConfig(**{key: _typed(key, value, known[key].default) for key, value in values.items()})
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file.
+
+    Raises:
+        ConfigError: it is missing or no TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

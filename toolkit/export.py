@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from firmware_bridge.errors import ModelError
 from toolkit.input_scale import InputScale
-from toolkit.model import FEATURES_LAYER, PROBABILITY_LAYER
+from toolkit.model import PROBABILITY_LAYER, features_layer
 from toolkit.qat import plain_layer
 from toolkit.quiet import quiet
 from toolkit.tf import keras, tf
@@ -25,7 +25,7 @@ Grey = npt.NDArray[np.uint8]
 def two_outputs(model: Any) -> Any:
     """`model` with its probability (N, 1) and its feature maps (N, h, w, C) as outputs; shares the weights."""
     by_name = {plain_layer(layer).name: layer for layer in model.layers}
-    return keras.Model(model.input, [by_name[PROBABILITY_LAYER].output, by_name[FEATURES_LAYER].output])
+    return keras.Model(model.input, [by_name[PROBABILITY_LAYER].output, by_name[features_layer(by_name)].output])
 
 
 def _converter(model: Any, *, scale: InputScale, size_px: int, normalise: bool) -> Any:

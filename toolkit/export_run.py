@@ -114,6 +114,28 @@ def export_run(
     return exported
 
 
+def export_float(model: Any, data: TrainingData, *, arch: Architecture, folder: Path) -> dict[str, ExportedModel]:
+    """Write the float file alone, of a variant that is not for a device, and `export.json`.
+
+    Raises:
+        ModelError: the converter refuses.
+    """
+    content = to_float(model, half=False, scale=arch.input_scale, size_px=arch.size_px)
+    head = _head(*model.get_layer(HEAD_LAYER).get_weights())
+    probabilities = predict(model, data.validation.pixels, arch.input_scale).astype(np.float64)
+    exported = _measure(FLOAT, content, head, data=data, graph=probabilities, plain=probabilities)
+    write_atomically(folder / "models" / exported.file, content)
+    write_atomically(folder / "models" / f"head.{FLOAT}.npy", head.to_bytes())
+    table = {
+        "float_auroc_validation": float(auroc(data.validation.labels, probabilities)),
+        "validation_images": len(data.validation.labels),
+        "models": [exported.row],
+        "layers": [],
+    }
+    write_atomically(folder / "export.json", json.dumps(table, indent=1))
+    return {FLOAT: exported}
+
+
 def _convert_all(
     trained: Trained, data: TrainingData, config: TrainConfig, arch: Architecture
 ) -> Mapping[str, tuple[bytes, Head]]:
@@ -135,8 +157,10 @@ def _convert_all(
             to_float(trained.float_model, half=False, **options),
             _head(*trained.float_model.get_layer(HEAD_LAYER).get_weights()),
         ),
-        PTQ: lambda: (to_int8_post_training(trained.pruned, representative, **options), plain_head),
     }
+    if arch.attention == "none":
+        # On attention's poolings TensorFlow 2.21's post-training quantizer aborts the whole process.
+        work[PTQ] = lambda: (to_int8_post_training(trained.pruned, representative, **options), plain_head)
     return {precision: work[precision]() for precision in progress(list(work), "writing TFLite files")}
 
 

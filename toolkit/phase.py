@@ -19,6 +19,7 @@ from firmware_bridge.errors import ModelError
 from toolkit.average import NO_AVERAGING, Averaging, WeightAverage
 from toolkit.files import storing, write_atomically
 from toolkit.input_scale import InputScale
+from toolkit.losses import Distillation, phase_loss
 from toolkit.progress import progress, waiting
 from toolkit.stream import BatchStream
 from toolkit.tf import keras, tf
@@ -73,6 +74,7 @@ class Phase:
         label_smoothing: 0 to below 1.
         callbacks: Keras callbacks that the phase needs (pruning's step counter).
         averaging: what the weights at the end are.
+        distillation: how much the teacher counts whose answers the batches bring; None without one.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Phase:
     label_smoothing: float = 0.0
     callbacks: Sequence[Any] = ()
     averaging: Averaging = NO_AVERAGING
+    distillation: Distillation | None = None
 
 
 def predict(model: Any, pixels: npt.NDArray[np.uint8], scale: InputScale, *, batch: int = 64) -> Floats:
@@ -120,7 +123,7 @@ def run_phase(
         ResourceError: the disk is full; the epochs before stand.
     """
     optimizer = keras.optimizers.Adam(phase.schedule(0))
-    model.compile(optimizer, keras.losses.BinaryCrossentropy(label_smoothing=phase.label_smoothing))
+    model.compile(optimizer, phase_loss(label_smoothing=phase.label_smoothing, distillation=phase.distillation))
     # Slots must exist before a restore, or the optimizer would start cold after an interruption.
     optimizer.build(model.trainable_variables)
     average = phase.averaging.of(model)
@@ -249,7 +252,8 @@ def _require_finite(loss: float, phase: Phase, name: str) -> None:
             f"training diverged in {name}",
             expected="a loss that is a number",
             came=str(loss),
-            do=f"lower --{phase.name}-rate, under another --name",
+            # Phases of progressive unfreezing train at the floating-point phase's rate.
+            do=f"lower --{phase.name.replace('unfreeze', 'float').split('-')[0]}-rate, under another --name",
         )
 
 

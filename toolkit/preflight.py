@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from firmware_bridge.errors import ConfigError, ResourceError
-from toolkit.backbones.kinds import EFFICIENTNET_B0, EFFICIENTNET_LITE0
+from toolkit.backbones.kinds import DENSENET121, EFFICIENTNET_B0, EFFICIENTNET_LITE0, HYBRID
 from toolkit.imagenet_lite0 import weights_file
 from toolkit.memory import available_bytes
 
@@ -15,7 +15,7 @@ _RUN_BYTES = 600_000_000
 # TensorFlow at rest, and per X-ray of a batch at 224 px, as seen in training B0.
 _TENSORFLOW_BYTES = 1_200_000_000
 _STEP_BYTES_PER_PIXEL = 2_000
-_IMAGENET = (EFFICIENTNET_B0.name, EFFICIENTNET_LITE0.name)
+_IMAGENET = (EFFICIENTNET_B0.name, EFFICIENTNET_LITE0.name, DENSENET121.name, HYBRID.name)
 
 
 def check_resources(folder: Path, *, images: int, size_px: int, batch_size: int) -> None:

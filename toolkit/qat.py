@@ -11,8 +11,12 @@ from toolkit.tf import keras, tfmot
 _quantizers = tfmot.quantization.keras.quantizers
 
 
+# Layers without weights that tfmot's registry does not know.
+_UNKNOWN_TO_TFMOT = (keras.layers.Multiply, keras.layers.Dot, keras.layers.Softmax)
+
+
 class OutputQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[misc]
-    """Quantizes a layer's output alone: for Multiply, which tfmot's registry does not know."""
+    """Quantizes a layer's output alone: for layers that tfmot's registry does not know."""
 
     def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
         """No weights."""
@@ -53,7 +57,7 @@ def quantize_aware(model: Any, *, input_scale: InputScale) -> Any:
     def annotate(layer: Any) -> Any:
         if isinstance(layer, keras.layers.InputLayer):
             return layer
-        config = OutputQuantizeConfig() if isinstance(layer, keras.layers.Multiply) else None
+        config = OutputQuantizeConfig() if isinstance(layer, _UNKNOWN_TO_TFMOT) else None
         return tfmot.quantization.keras.quantize_annotate_layer(layer, quantize_config=config)
 
     try:
@@ -76,7 +80,8 @@ def quantize_aware(model: Any, *, input_scale: InputScale) -> Any:
 def _hold_input_range(quantized: Any, input_scale: InputScale) -> None:
     # The input's quantizer keeps the widest range seen, starting from (-6, 6); bytes never leave the one set here.
     low, high = input_scale.range
-    layer = quantized.get_layer("quantize_layer")
+    # By its class: a second graph of one process has "quantize_layer_1".
+    layer = next(x for x in quantized.layers if type(x).__name__ == "QuantizeLayer")
     for variable in layer.weights:
         if variable.name.endswith("_min:0"):
             variable.assign(low)

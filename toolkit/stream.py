@@ -26,7 +26,7 @@ class Batch:
 
     Attributes:
         x: (B, S, S, 1) float32, normalised.
-        y: (B, 1) float32, 0 or 1; between them where pairs are mixed.
+        y: (B, 1) float32, 0 or 1; between them where pairs are mixed. With a teacher (B, 2): its answer beside.
         weights: (B,) float32, mean about 1.
     """
 
@@ -45,6 +45,7 @@ class TrainingSet:
         labels: (N,) int64, 0 or 1.
         tonal: the steps that are still to come.
         input_scale: of the network.
+        teacher: (N,) float32, 0 to 1, what a teacher says; None without one.
         lungs: (N, S, S) uint8, 0 outside the lungs, in the geometry of `pixels`; None where they are not known.
     """
 
@@ -53,6 +54,7 @@ class TrainingSet:
     tonal: Preprocessing | None
     input_scale: InputScale
     lungs: Grey | None = None
+    teacher: Floats | None = None
 
 
 def class_weights(labels: npt.NDArray[np.int64]) -> Floats:
@@ -126,9 +128,12 @@ class BatchStream:
         return self._data.tonal.apply(pixels) if self._data.tonal else pixels
 
     def _batch(self, rows: npt.NDArray[np.int64], images: list[Grey]) -> Batch:
+        y = self._data.labels[rows].astype(np.float32)[:, None]
+        if self._data.teacher is not None:
+            y = np.concatenate([y, self._data.teacher[rows][:, None]], axis=1)
         grey = np.stack(images)[..., None].astype(np.float32)  # (B, S, S, 1), 0 to 255
         return Batch(
             x=np.asarray(self._data.input_scale.normalise(grey), np.float32),
-            y=self._data.labels[rows].astype(np.float32)[:, None],
+            y=y,
             weights=self._weights[rows],
         )

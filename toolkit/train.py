@@ -19,9 +19,12 @@ from toolkit.average import Averaging
 from toolkit.config import TrainConfig, read_config
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import Grey, Loaded, geometric_and_tonal, load
+from toolkit.distill import read_teachers, targets, teacher_logits
 from toolkit.files import replacing, write_atomically
+from toolkit.freeze import freeze_below
+from toolkit.losses import Distillation
 from toolkit.mix import Mixing
-from toolkit.model import Architecture, build_classifier
+from toolkit.model import Architecture, build_classifier, copy_weights
 from toolkit.phase import Phase, Schedule, Validation, reestimate_batch_norm, run_phase
 from toolkit.progress import waiting
 from toolkit.prune import pruning_callbacks, seed_everything, strip_pruning, wrap_for_pruning
@@ -43,6 +46,7 @@ class TrainingData:
         validation_rows: the X-rays of `validation`, in its order.
         tonal: the steps between `train.pixels` and the network, None when there are none.
         unreadable: path and reason of X-rays that are left out.
+        teacher: (N,) float32, what the teacher says about `train`; None without one.
         lungs: (N, S, S) uint8 masks in the geometry of `train`, 0 outside; None where nothing finds lungs.
     """
 
@@ -53,6 +57,7 @@ class TrainingData:
     tonal: Preprocessing | None
     unreadable: tuple[tuple[Path, str], ...]
     lungs: Grey | None = None
+    teacher: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +83,12 @@ def architecture(config: TrainConfig) -> Architecture:
         backbone=config.backbone,
         size_px=config.size_px,
         dropout=config.dropout,
+        spatial_dropout=config.spatial_dropout,
         drop_connect=config.drop_connect,
         l2=config.l2,
         bn_momentum=config.bn_momentum,
+        attention=config.attention,
+        message_token=config.message_token,
     )
 
 
@@ -132,7 +140,9 @@ def read_data(index: Index, config: TrainConfig, *, cache: Path, finder: LungFin
     held = load(index.select(split="validation").rows, geometric, finder=finder, workers=config.workers, cache=cache)
     labels = _binary(train.rows, config.positive, "training")
     pixels: Grey = np.stack([tonal.apply(p) for p in held.pixels]) if tonal else held.pixels
+    teacher = _teacher(train.rows, labels, config, cache=cache) if config.teacher != "none" else None
     return TrainingData(
+        teacher=teacher,
         train=train,
         train_labels=labels,
         validation=Validation(pixels=pixels, labels=_binary(held.rows, config.positive, "validation")),
@@ -141,6 +151,12 @@ def read_data(index: Index, config: TrainConfig, *, cache: Path, finder: LungFin
         unreadable=train.unreadable + held.unreadable,
         lungs=train.masks,
     )
+
+
+def _teacher(rows: tuple[Xray, ...], labels: Any, config: TrainConfig, *, cache: Path) -> Any:
+    teachers = read_teachers(config.teacher)
+    logits = teacher_logits(teachers, rows, config.positive, cache=cache, workers=config.workers or 1)
+    return targets(logits, labels, hard=config.distill == "hard", temperature=config.distill_temperature)
 
 
 def _binary(rows: tuple[Xray, ...], positive: str, split: str) -> Any:
@@ -174,14 +190,13 @@ def train(data: TrainingData, config: TrainConfig, *, folder: Path, say: Say) ->
     return Trained(float_model=float_model, pruned=pruned, quantized=quantized, history=history)
 
 
-def _require_lungs(augmenter: Augmenter, data: TrainingData) -> None:
-    if augmenter.needs_lungs and data.lungs is None:
-        raise ConfigError(
-            "augmentation that tells lungs from the rest needs to know where they are",
-            expected="a lung network",
-            came="none",
-            do="set augment_lungs_only and augment_outside to 0",
-        )
+def train_float_only(data: TrainingData, config: TrainConfig, *, folder: Path, say: Say) -> Any:
+    """The floating-point phase alone; returns the float model. Arguments as `train`."""
+    seed_everything(config.seed)
+    run = _Run(data, config, folder, say)
+    model = run.float_phase()
+    write_atomically(folder / "history.json", json.dumps({"phases": run.phases}, indent=1))
+    return model
 
 
 class _Run:
@@ -192,13 +207,15 @@ class _Run:
         self.arch = architecture(config)
         self.phases: list[dict[str, Any]] = []
         self.augmenter = Augmenter(config.augment, config.augmentations())
-        _require_lungs(self.augmenter, data)
         self.mixing = Mixing(
             mixup=config.mixup,
             mixup_alpha=config.mixup_alpha,
             cutmix=config.cutmix,
             cutmix_alpha=config.cutmix_alpha,
         )
+        self.distillation = Distillation(config.distill_share, config.distill_temperature)
+        if config.distill == "hard":
+            self.distillation = Distillation(config.distill_share)
         self.averaging = Averaging(config.averaging, decay=config.ema_decay, last_epochs=config.swa_epochs)
 
     def stream(self, phase: int) -> BatchStream:
@@ -208,6 +225,7 @@ class _Run:
             tonal=self.data.tonal,
             input_scale=self.arch.input_scale,
             lungs=self.data.lungs,
+            teacher=self.data.teacher,
         )
         return BatchStream(
             training,
@@ -227,6 +245,7 @@ class _Run:
             schedule=Schedule(peak=rate, warmup_steps=warmup, total_steps=max(warmup + 1, epochs * stream.steps)),
             label_smoothing=self.config.label_smoothing,
             averaging=self.averaging,
+            distillation=self.distillation if self.data.teacher is not None else None,
             **options,
         )
         history = run_phase(
@@ -247,14 +266,22 @@ class _Run:
         load_initial_weights(
             model, self.config.weights, backbone=self.config.backbone, input_scale=self.arch.input_scale
         )
+        self._unfreeze(model, stream)
         if self.config.float_epochs:
             self.fit("float", model, stream, epochs=self.config.float_epochs, rate=self.config.float_rate)
         return self._settled("float", model, stream)
 
+    def _unfreeze(self, model: Any, stream: BatchStream) -> None:
+        """Train the top of the network first, group by group, each in a phase of its own."""
+        for number, (prefix, epochs) in enumerate(self.config.unfreeze_groups(), start=1):
+            freeze_below(model, prefix)
+            self.fit(f"unfreeze-{number}", model, stream, epochs=epochs, rate=self.config.float_rate)
+        model.trainable = True
+
     def prune_phase(self, float_model: Any) -> Any:
         stream = self.stream(1)
         plain = build_classifier(self.arch, trainable_drop=False)
-        plain.set_weights(float_model.get_weights())
+        copy_weights(float_model, plain)
         steps = stream.steps * self.config.prune_epochs
         pruned = wrap_for_pruning(plain, sparsity=self.config.sparsity, steps=steps)
         self.fit(
@@ -268,8 +295,7 @@ class _Run:
         stripped = strip_pruning(pruned, sparsity=self.config.sparsity)
         # Stripping shares its layers with the wrapped graph; a graph of its own has one path from input to output.
         fresh = build_classifier(self.arch, trainable_drop=False)
-        for layer in fresh.layers:
-            layer.set_weights(stripped.get_layer(layer.name).get_weights())
+        copy_weights(stripped, fresh)
         return self._settled("prune", fresh, stream)
 
     def qat_phase(self, pruned: Any) -> Any:

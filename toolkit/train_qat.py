@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from firmware_bridge.errors import AuditError, ConfigError, InputError
 from toolkit.config import TrainConfig
@@ -17,10 +17,14 @@ from toolkit.data.audit_report import write_report
 from toolkit.data.index import Index
 from toolkit.data.readers import read_class_folders
 from toolkit.data.split import patient_split
+from toolkit.deployable import require_deployable
 from toolkit.files import only_here, write_atomically
 from toolkit.interrupt import remembering_interrupts
 from toolkit.preflight import check_resources, check_weights
 from toolkit.progress import waiting
+
+if TYPE_CHECKING:
+    from toolkit.train import TrainingData
 
 Say = Callable[[str], None]
 
@@ -51,7 +55,8 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
 
     Raises:
         AuditError: the splits leak and `config.allow_leaks` is off.
-        ConfigError: the run's folder belongs to another configuration or other data, or another process is in it.
+        ConfigError: the run's folder belongs to another configuration or other data, another process is in it, or
+            the variant is not for a device.
         ExportGateError: int8 lost too much.
         InputError: the X-rays cannot be used.
         ModelError: the graph cannot be built, quantized or converted.
@@ -59,8 +64,9 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
     """
     folder = out / config.name
     given = read_class_folders(source) if source.is_dir() else Index.read(source)
-    _require_positive(given, config)
+    require_positive(given, config)
     check_weights(config.weights, backbone=config.backbone)
+    require_deployable(config)
     with only_here(folder), remembering_interrupts():
         finished = _finished_before(folder, config, given)
         if finished:
@@ -80,20 +86,13 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
         from toolkit.calibrate_run import calibrate_run
         from toolkit.evaluate import evaluate
         from toolkit.export_run import export_run
-        from toolkit.lungs.asset import run_finder
         from toolkit.report import training_report
         from toolkit.score_index import NamedIndex
         from toolkit.suitability_run import suitability_run
-        from toolkit.train import architecture, claim_run, read_data, train
+        from toolkit.train import architecture, train
         from toolkit.under_test import from_run
 
-    claim_run(folder, config)
-    index.write(folder / "index.csv")
-    write_report(report, folder)
-    finder = run_finder(folder) if config.lungs else None
-    data = read_data(index, config, cache=folder / "cache", finder=finder)
-    for path, reason in data.unreadable:
-        say(f"left out: {path}: {reason}")
+    data = begin_run(index, report, config, folder=folder, say=say)
     trained = train(data, config, folder=folder, say=say)
     exported = export_run(trained, data, config, arch=architecture(config), folder=folder)
     for model in exported.values():
@@ -106,6 +105,26 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
         evaluate(from_run(folder), [named], out=folder, workers=config.workers or 1)
     bundle = bundle_from_run(folder, name=config.name, golden=config.golden)
     return Finished(folder=folder, bundle=bundle, report=training_report(folder))
+
+
+def begin_run(index: Index, report: AuditReport, config: TrainConfig, *, folder: Path, say: Say) -> TrainingData:
+    """Make `folder` the run's, put index, audit and configuration into it, and load the X-rays.
+
+    Raises:
+        ConfigError: the folder holds a run of another configuration.
+        InputError: a split is empty, holds one class only, or none of it can be read.
+    """
+    from toolkit.lungs.asset import run_finder
+    from toolkit.train import claim_run, read_data
+
+    claim_run(folder, config)
+    index.write(folder / "index.csv")
+    write_report(report, folder)
+    finder = run_finder(folder) if config.lungs else None
+    data = read_data(index, config, cache=folder / "cache", finder=finder)
+    for path, reason in data.unreadable:
+        say(f"left out: {path}: {reason}")
+    return data
 
 
 _DONE = "done.json"
@@ -130,7 +149,12 @@ def _finished_before(folder: Path, config: TrainConfig, given: Index) -> Finishe
     return finished if done.read_text(encoding="utf-8") == _done(config, given) else None
 
 
-def _require_positive(given: Index, config: TrainConfig) -> None:
+def require_positive(given: Index, config: TrainConfig) -> None:
+    """Refuse X-rays without both classes.
+
+    Raises:
+        InputError: one class only, or nobody has the positive label.
+    """
     if config.positive not in given.labels() or len(given.labels()) < 2:
         raise InputError(
             "the X-rays do not show both classes",

@@ -1,4 +1,4 @@
-"""Initial weights: of an earlier run, or ImageNet's (B0 from `keras.applications`), folded to one grey channel."""
+"""Initial weights: of an earlier run, or ImageNet's (mostly `keras.applications`'), folded to one grey channel."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from firmware_bridge.errors import ConfigError, ModelError
-from toolkit.backbones.kinds import EFFICIENTNET_LITE0
+from toolkit.backbones.kinds import BACKBONES, DENSENET121, EFFICIENTNET_B0, EFFICIENTNET_LITE0, Hybrid
 from toolkit.imagenet_lite0 import load_imagenet_lite0
 from toolkit.input_scale import InputScale
 from toolkit.preflight import check_weights
 from toolkit.tf import keras, tf
 
-_PLACE = "~/.keras/models/efficientnetb0_notop.h5"
+# Backbone to the class in keras.applications and the file that it downloads.
+_REFERENCES = {
+    EFFICIENTNET_B0.name: ("EfficientNetB0", "efficientnetb0_notop.h5"),
+    DENSENET121.name: ("DenseNet121", "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+}
 
 
 def load_initial_weights(model: Any, weights: str, *, backbone: str, input_scale: InputScale) -> None:
@@ -39,7 +43,9 @@ def load_initial_weights(model: Any, weights: str, *, backbone: str, input_scale
         load_imagenet_lite0(model, input_scale=input_scale)
         return
     if weights == "imagenet":
-        fold_reference(_imagenet_reference(), model, input_scale=input_scale)
+        kind = BACKBONES[backbone]
+        for part in kind.parts if isinstance(kind, Hybrid) else (kind,):
+            fold_reference(_imagenet_reference(part.name), model, input_scale=input_scale)
         return
     load_weights(model, Path(weights).expanduser())
 
@@ -61,21 +67,23 @@ def load_weights(model: Any, path: Path) -> None:
         ) from error
 
 
-def _imagenet_reference() -> Any:
+def _imagenet_reference(backbone: str) -> Any:
+    network, file = _REFERENCES[backbone]
+    place = f"~/.keras/models/{file}"
     try:
-        return keras.applications.EfficientNetB0(weights="imagenet", include_top=False)
+        return getattr(keras.applications, network)(weights="imagenet", include_top=False)
     except Exception as error:  # Keras raises a bare Exception when a download fails.
         raise ConfigError(
             "ImageNet's weights are not here and could not be downloaded",
-            expected=f"{_PLACE}, or a network to fetch it with",
+            expected=f"{place}, or a network to fetch it with",
             came=str(error).splitlines()[0],
-            do=f"on a machine with a network run keras.applications.EfficientNetB0(include_top=False) and copy {_PLACE}"
+            do=f"on a machine with a network run keras.applications.{network}(include_top=False) and copy {place}"
             " from there to the same place here; or use --weights none",
         ) from error
 
 
 def fold_reference(reference: Any, model: Any, *, input_scale: InputScale) -> None:
-    """Map the weights of `keras.applications.EfficientNetB0` into `model`, layer by layer, in place.
+    """Map the weights of EfficientNetB0 or DenseNet121 of `keras.applications` into `model`, by layer, in place.
 
     The reference sees (grey/255 - mean_c) / deviation_c in three channels; ours sees (grey - zero) · scale in one. The
     three stem kernels fold into one, and what is constant goes into the batch normalisation behind them. Inside
@@ -86,29 +94,40 @@ def fold_reference(reference: Any, model: Any, *, input_scale: InputScale) -> No
         ModelError: a layer of the reference is missing in `model` or has another shape.
     """
     slope, offset = _reference_input(reference)  # grey → slope_c · grey + offset_c, per channel
-    kernel = reference.get_layer("stem_conv").get_weights()[0]  # (3, 3, 3, 32) float32
-    folded = np.einsum("hwco,c->hwo", kernel, slope)[:, :, None, :] / input_scale.scale  # (3, 3, 1, 32)
-    constant = np.einsum("hwco,c->o", kernel, slope * input_scale.zero_grey + offset)  # (32,)
-    model.get_layer("stem_conv").set_weights([folded.astype(np.float32)])
-    gamma, beta, mean, variance = reference.get_layer("stem_bn").get_weights()
-    # BN subtracts the moving mean: what the folded kernel no longer adds is taken from it.
-    model.get_layer("stem_bn").set_weights([gamma, beta, (mean - constant).astype(np.float32), variance])
+    stem = next(names for names in _STEMS if names[0] in {layer.name for layer in reference.layers})
     ours = {layer.name: layer for layer in model.layers}
+    if not set(stem) <= set(ours):
+        raise _does_not_map(stem[0], None)
+    kernel = reference.get_layer(stem[0]).get_weights()[0]  # (k, k, 3, C) float32
+    folded = np.einsum("hwco,c->hwo", kernel, slope)[:, :, None, :] / input_scale.scale  # (k, k, 1, C)
+    constant = np.einsum("hwco,c->o", kernel, slope * input_scale.zero_grey + offset)  # (C,)
+    ours[stem[0]].set_weights([folded.astype(np.float32)])
+    gamma, beta, mean, variance = reference.get_layer(stem[1]).get_weights()
+    # BN subtracts the moving mean: what the folded kernel no longer adds is taken from it.
+    ours[stem[1]].set_weights([gamma, beta, (mean - constant).astype(np.float32), variance])
     for layer in reference.layers:
         values = layer.get_weights()
-        if not values or layer.name in ("stem_conv", "stem_bn") or layer.name.startswith(_NO_COUNTERPART):
+        if not values or layer.name in stem or layer.name.startswith(_NO_COUNTERPART):
             continue
         target = ours.get(layer.name)
         if target is None or [w.shape for w in target.get_weights()] != [w.shape for w in values]:
-            raise ModelError(
-                f"the layer {layer.name} does not map",
-                expected="a layer of the same name and shapes in our graph",
-                came="none" if target is None else str([w.shape for w in target.get_weights()]),
-                do="use the tf_keras version that constraints.txt names",
-            )
+            raise _does_not_map(layer.name, target)
         target.set_weights(values)
 
 
+def _does_not_map(name: str, target: Any) -> ModelError:
+    return ModelError(
+        f"the layer {name} does not map",
+        expected="a layer of the same name and shapes in our graph",
+        came="none" if target is None else str([w.shape for w in target.get_weights()]),
+        do="use the tf_keras version that constraints.txt names",
+    )
+
+
+# First convolution and its batch normalisation.
+_STEMS = (("stem_conv", "stem_bn"), ("conv1/conv", "conv1/bn"))
+# What `keras.applications` does to an X-ray before a network that brings no such layer ("torch" of imagenet_utils).
+_TORCH_MEAN, _TORCH_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Input normalisation is folded, and the ImageNet head is not taken over. (`rescaling` has no weights.)
 _NO_COUNTERPART = ("normalization", "predictions")
 
@@ -117,6 +136,9 @@ def _reference_input(reference: Any) -> tuple[npt.NDArray[np.float64], npt.NDArr
     """Slope and offset (3,) float64 of what the reference does to grey levels 0 to 255 before its stem."""
     slope = np.ones(3)
     offset = np.zeros(3)
+    if not any(layer.name.startswith(("rescaling", "normalization")) for layer in reference.layers):
+        deviation = np.array(_TORCH_DEVIATION)
+        return 1 / (255 * deviation), -np.array(_TORCH_MEAN) / deviation
     for layer in reference.layers:
         if layer.name.startswith("rescaling"):
             scale = np.asarray(layer.scale, np.float64)

@@ -55,6 +55,28 @@ def test_equal_features_on_grey_input(reference: Any, ours: Any, mean: float, ze
     np.testing.assert_allclose(mine.numpy(), theirs, atol=1e-4)
 
 
+def test_densenet_gives_equal_features_alone_and_in_the_hybrid(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Zero padding stands for the mean: with one mean for all channels it is the same grey level in both.
+    monkeypatch.setattr("toolkit.weights._TORCH_MEAN", (114 / 255,) * 3)
+    keras.utils.set_random_seed(7)
+    theirs = keras.applications.DenseNet121(weights=None, include_top=False, input_shape=(SIZE_PX, SIZE_PX, 3))
+    rng = np.random.default_rng(7)
+    for layer in theirs.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            n = len(layer.get_weights()[0])
+            layer.set_weights([rng.uniform(0.8, 1.2, n), rng.normal(0, 0.1, n), np.zeros(n), rng.uniform(0.5, 1.5, n)])
+    grey = rng.integers(0, 256, (2, SIZE_PX, SIZE_PX, 1)).astype(np.float32)
+    deviation = np.array([0.229, 0.224, 0.225], np.float32)
+    expected = theirs((np.repeat(grey, 3, axis=-1) - 114) / (255 * deviation), training=False).numpy()
+    assert expected.std() > 0.05
+    for backbone, top in (("densenet121", FEATURES_LAYER), ("hybrid", f"{FEATURES_LAYER}_densenet121")):
+        mine = build_classifier(Architecture(backbone=backbone, size_px=SIZE_PX))
+        fold_reference(theirs, mine, input_scale=INPUT_SCALE)
+        features = keras.Model(mine.input, mine.get_layer(top).output)
+        found = features(INPUT_SCALE.normalise(grey), training=False).numpy()
+        np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+
+
 def test_lite0_has_neither_gates_nor_swish() -> None:
     lite = build_classifier(Architecture(backbone="efficientnet-lite0", size_px=SIZE_PX))
     assert not [x.name for x in lite.layers if "se_" in x.name or isinstance(x, keras.layers.Multiply)]
@@ -87,7 +109,7 @@ def test_weights_of_an_earlier_run_and_damaged_ones(ours: Any, tmp_path: Path) -
     ("weights", "backbone", "message"),
     [
         ("no such file.weights.h5", "efficientnet-b0", "is not there"),
-        ("imagenet", "densenet121", "no ImageNet weights for"),
+        ("imagenet", "resnet", "no ImageNet weights for"),
     ],
 )
 def test_weights_that_cannot_be_had(ours: Any, weights: str, backbone: str, message: str) -> None:
@@ -99,7 +121,7 @@ def test_imagenet_without_a_network_says_where_the_file_goes(tmp_path: Path) -> 
     program = (
         "from toolkit.weights import _imagenet_reference\n"
         "from firmware_bridge.errors import ConfigError\n"
-        "try:\n    _imagenet_reference()\nexcept ConfigError as error:\n    print(error)\n"
+        "try:\n    _imagenet_reference('efficientnet-b0')\nexcept ConfigError as error:\n    print(error)\n"
     )
     nowhere = "http://127.0.0.1:9"
     env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}

@@ -17,7 +17,9 @@ _SE_SHARE = 0.25
 _CONV_INIT = {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"}
 
 
-def efficientnet_features(inputs: Any, kind: EfficientNet, *, bn_momentum: float, drop_connect: float = 0.0) -> Any:
+def efficientnet_features(
+    inputs: Any, kind: EfficientNet, *, bn_momentum: float, drop_connect: float = 0.0, top: str = "top_activation"
+) -> Any:
     """The feature maps of `kind` for normalised grey images.
 
     Args:
@@ -26,9 +28,10 @@ def efficientnet_features(inputs: Any, kind: EfficientNet, *, bn_momentum: float
         bn_momentum: of batch normalisation's moving statistics; about 0.9 for a few thousand images.
         drop_connect: rate of stochastic depth at the last block, rising linearly from 0 (Huang 2016). Zero for a
             graph that is to be quantized.
+        top: name of the last layer.
 
     Returns:
-        Keras tensor (N, S/32, S/32, kind.feature_channels) float32, output of the layer "top_activation".
+        Keras tensor (N, S/32, S/32, kind.feature_channels) float32, output of the layer `top`.
     """
     build = _Builder(kind, bn_momentum)
     x = build.conv_bn(inputs, kind.stem_channels, 3, strides=2, conv="stem_conv", bn="stem_bn")
@@ -48,7 +51,7 @@ def efficientnet_features(inputs: Any, kind: EfficientNet, *, bn_momentum: float
             )
             done += 1
     x = build.conv_bn(x, kind.feature_channels, 1, strides=1, conv="top_conv", bn="top_bn")
-    return build.act(x, "top_activation")
+    return build.act(x, top)
 
 
 class _Builder:

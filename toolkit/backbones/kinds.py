@@ -39,13 +39,50 @@ class EfficientNet:
     feature_channels: int = 1280
 
 
+@dataclass(frozen=True, slots=True)
+class DenseNet:
+    """What tells one DenseNet from another.
+
+    Attributes:
+        name: as users write it in a config.
+        blocks: layers in each dense block.
+        growth: channels that each layer adds.
+        stem_channels: out of the first convolution.
+    """
+
+    name: str
+    blocks: tuple[int, ...]
+    growth: int = 32
+    stem_channels: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Hybrid:
+    """Two backbones side by side on the same input, their feature maps stacked.
+
+    Attributes:
+        name: as users write it in a config.
+        parts: both of them with the same size of feature map.
+    """
+
+    name: str
+    parts: tuple[EfficientNet, DenseNet]
+
+
+Backbone = EfficientNet | DenseNet | Hybrid
+
 EFFICIENTNET_B0 = EfficientNet(name="efficientnet-b0", activation="swish", squeeze_excite=True)
 # Lite0 drops what is costly in integers: sigmoid gates, and swish for ReLU6.
 EFFICIENTNET_LITE0 = EfficientNet(name="efficientnet-lite0", activation="relu6", squeeze_excite=False)
-BACKBONES = {kind.name: kind for kind in (EFFICIENTNET_B0, EFFICIENTNET_LITE0)}
+DENSENET121 = DenseNet(name="densenet121", blocks=(6, 12, 24, 16))
+HYBRID = Hybrid(name="hybrid", parts=(EFFICIENTNET_B0, DENSENET121))
+BACKBONES: dict[str, Backbone] = {
+    kind.name: kind for kind in (EFFICIENTNET_B0, EFFICIENTNET_LITE0, DENSENET121, HYBRID)
+}
+ATTENTIONS = ("none", "cbam", "self")
 
 
-def require_backbone(name: str, *, size_px: int) -> EfficientNet:
+def require_backbone(name: str, *, size_px: int) -> Backbone:
     """The backbone called `name`.
 
     Raises:

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from firmware_bridge.result import NOTICE
-from toolkit.config import TrainConfig, read_config
-
-
-def _field_options(function: Callable[..., None]) -> Callable[..., None]:
-    for field in reversed(dataclasses.fields(TrainConfig)):
-        name = field.name.replace("_", "-")
-        flag = f"--{name}/--no-{name}" if isinstance(field.default, bool) else f"--{name}"
-        shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        function = click.option(
-            flag,
-            field.name,
-            type=type(field.default),
-            default=None,
-            envvar=f"CXR_EDGE_TRAIN_{field.name.upper()}",
-            help=f"{field.metadata['help']}  [default: {shown}]",
-        )(function)
-    return function
+from toolkit.cli.field_options import field_options
+from toolkit.config import read_config
 
 
 @click.command("train-qat", epilog=NOTICE)
 @click.argument("source", metavar="INDEX|FOLDER", type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; options and environment override it.")
 @click.option("--out", type=click.Path(path_type=Path), default="runs", show_default=True, help="Folder of runs.")
-@_field_options
+@field_options()
 def command(source: Path, config: Path | None, out: Path, **fields: Any) -> None:
     """Train, prune, quantization-aware train, export int8 and FP16, calibrate, bundle, report.
 
