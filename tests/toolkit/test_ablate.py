@@ -1,0 +1,92 @@
+"""The ablation: a plan is read strictly, every variant gets its row, and the figures are those of the files.
+
+Training itself is stood in for by the tiny model files; scoring and timing are real, on real X-rays.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import toolkit.ablate
+from firmware_bridge.errors import ConfigError
+from tests.toolkit.trained import DATA, trained_run
+from toolkit.ablate import read_ablation
+from toolkit.cli.ablate import command
+
+PLAN = """
+train = "{index}"
+
+[outside]
+elsewhere = "{index}:validation"
+
+[base]
+size_px = 32
+float_epochs = 2
+
+[variants.mixup]
+mixup = 0.5
+
+[variants.longer]
+float_epochs = 4
+l2 = 1e-4
+"""
+
+
+@pytest.fixture(autouse=True)
+def _trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolkit.ablate, "train_qat", trained_run)
+
+
+def _plan(tmp_path: Path, samples: Path, text: str = PLAN) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(text.format(index=samples / "index.csv"))
+    return path
+
+
+def test_one_row_for_each_variant(tmp_path: Path, samples: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [str(_plan(tmp_path, samples)), "--out", str(out), "--resamples", "20"]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    said = json.loads((out / "ablation.json").read_text())
+    assert [(row["name"], row["changes"]) for row in said["rows"]] == [
+        ("base", {}),
+        ("mixup", {"mixup": 0.5}),
+        ("longer", {"float_epochs": 4, "l2": 1e-4}),
+    ]
+    for row in said["rows"]:
+        assert set(row["auroc"]) == set(row["ece"]) == {"inside", "elsewhere"}
+        assert row["bytes"] == (DATA / "tiny.int8.tflite").stat().st_size
+        assert abs(row["int8_loss"]["inside"]) < 0.2
+        assert row["latency_ms"] > 0
+        assert row["train_seconds"] == 2.5
+    lines = (out / "ablation.md").read_text().splitlines()
+    assert len(lines) == 5
+    assert "mixup (mixup = 0.5)" in lines[3]
+    assert lines[0] in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("mixup = 0.5\n", "unknown key 'mixxup'"),
+        ("mixup = 0.5", "out of range"),
+        ("[variants.mixup]\nmixup = 0.5", "is the base"),
+        ("train = ", "no plan of an ablation"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_anything_is_trained(
+    tmp_path: Path, samples: Path, change: str, message: str
+) -> None:
+    right = {
+        "unknown key 'mixxup'": "mixxup = 0.5\n",
+        "out of range": "mixup = 1.5",
+        "is the base": "[variants.mixup]",
+        "no plan of an ablation": "trained = ",
+    }
+    assert change in PLAN
+    with pytest.raises(ConfigError, match=message):
+        read_ablation(_plan(tmp_path, samples, PLAN.replace(change, right[message])))

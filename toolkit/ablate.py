@@ -1,0 +1,187 @@
+"""`cxr-edge ablate`: named variants of one configuration, trained and tested alike, in one table.
+
+Methods that do not help are shown as not helping: the table has a row for each variant that was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from firmware_bridge.errors import ConfigError
+from firmware_bridge.interpreter import open_interpreter
+from firmware_bridge.result import NOTICE, utc_now
+from toolkit.config import TrainConfig, config_of, read_toml
+from toolkit.deployable import why_not_deployable
+from toolkit.evaluate import evaluate, parse_named_index
+from toolkit.files import write_atomically
+from toolkit.score_index import NamedIndex
+from toolkit.summary import INSIDE, Json, Options
+from toolkit.summary_text import megabytes, number, with_interval
+from toolkit.train_float import train_float
+from toolkit.train_qat import train_qat
+from toolkit.under_test import ModelUnderTest, from_run
+
+Say = Callable[[str], None]
+JSON_NAME, TEXT_NAME = "ablation.json", "ablation.md"
+_RUNS = 30  # timed inferences of each file
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """What is varied.
+
+    Attributes:
+        train: index or folder that every variant is trained on.
+        outside: sets that none is trained on.
+        base: what the variants share; its own row is called "base".
+        variants: name to configuration.
+    """
+
+    train: Path
+    outside: tuple[NamedIndex, ...]
+    base: TrainConfig
+    variants: Mapping[str, TrainConfig]
+
+
+def read_ablation(path: Path) -> Ablation:
+    """Read a plan: `train`, and the tables [outside], [base] and [variants.NAME] with keys of the configuration.
+
+    Paths are relative to the plan's folder.
+
+    Raises:
+        ConfigError: it is no such TOML, has an unknown key, or a variant that equals the base.
+    """
+    plan = read_toml(path)
+    unknown = set(plan) - {"train", "outside", "base", "variants"}
+    if unknown or not isinstance(plan.get("train"), str):
+        raise ConfigError(
+            f"{path} is no plan of an ablation",
+            expected="train = INDEX, and the tables [outside], [base] and [variants.NAME]",
+            came=", ".join(map(str, unknown)) or f"train = {plan.get('train')!r}",
+            do="mend the file; docs/training.md has an example",
+        )
+    base = config_of(plan.get("base", {}), where=f"{path} [base]")
+    variants = {"base": replace(base, name="base")}
+    for name, changes in plan.get("variants", {}).items():
+        variant = config_of({**plan.get("base", {}), **changes, "name": name}, where=f"{path} [variants.{name}]")
+        if replace(variant, name=base.name) == base:
+            raise ConfigError(
+                f"the variant '{name}' is the base", expected="a value that differs", came=str(changes), do="change it"
+            )
+        variants[name] = variant
+    folder = path.parent
+    outside = tuple(parse_named_index(f"{name}={folder / place}") for name, place in plan.get("outside", {}).items())
+    return Ablation(train=folder / plan["train"], outside=outside, base=base, variants=variants)
+
+
+def ablate(ablation: Ablation, *, out: Path, options: Options, say: Say) -> Json:
+    """Train and test every variant; write `ablation.json` and `ablation.md`. Started again, it goes on.
+
+    Returns:
+        What `ablation.json` holds.
+    """
+    rows: list[Json] = []
+    said: Json = {}
+    for name, config in ablation.variants.items():
+        reason = why_not_deployable(config)
+        say(f"variant {name}" + (f", not for a device: {reason}" if reason else ""))
+        if reason:
+            run = train_float(ablation.train, config, out=out, say=say)
+        else:
+            run = train_qat(ablation.train, config, out=out, say=say).folder
+        rows.append(_row(name, config, ablation, run=run, options=options))
+        said = {
+            "schema": 1,
+            "kind": "cxr-edge-ablation",
+            "notice": NOTICE,
+            "created": utc_now(),
+            "command": " ".join(["cxr-edge", *sys.argv[1:]]),
+            "base": ablation.base.to_toml(),
+            "outside": [one.name for one in ablation.outside],
+            "rows": rows,
+        }
+        write_atomically(out / JSON_NAME, json.dumps(said, indent=1, allow_nan=False) + "\n")
+        write_atomically(out / TEXT_NAME, table(said) + "\n")
+    return said
+
+
+def _row(name: str, config: TrainConfig, ablation: Ablation, *, run: Path, options: Options) -> Json:
+    models = {model.precision: model for model in from_run(run) if model.precision in ("int8", "float")}
+    inside = parse_named_index(f"{INSIDE}={run / 'index.csv'}:test")
+    evaluation = evaluate(list(models.values()), [inside, *ablation.outside], out=run / "ablation", options=options)
+    sets = {one["name"]: one["results"] for one in evaluation["sets"]}
+    changes = {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if field.name != "name" and getattr(config, field.name) != getattr(ablation.base, field.name)
+    }
+    shown = "int8" if "int8" in models else "float"
+    return {
+        "name": name,
+        "changes": changes,
+        "precision": shown,
+        "not_deployable": why_not_deployable(config),
+        "auroc": {key: found[shown]["metrics"].get("auroc") for key, found in sets.items()},
+        "ece": {key: found[shown]["metrics"].get("ece") for key, found in sets.items()},
+        "int8_loss": {key: _loss(found) for key, found in sets.items()},
+        "latency_ms": latency_ms(models[shown]),
+        "bytes": len(models[shown].content),
+        "train_seconds": _train_seconds(run),
+    }
+
+
+def _loss(found: Mapping[str, Any]) -> float | None:
+    """AUROC that int8 with its zeros lost against float on one set; below 0 where it gained."""
+    values = [found[model]["metrics"].get("auroc", {}).get("value") for model in ("float", "int8") if model in found]
+    return None if len(values) < 2 or None in values else values[0] - values[1]
+
+
+def _train_seconds(run: Path) -> float:
+    history = json.loads((run / "history.json").read_text(encoding="utf-8"))
+    return float(sum(epoch["seconds"] for phase in history["phases"] for epoch in phase["epochs"]))
+
+
+def latency_ms(model: ModelUnderTest) -> float:
+    """Median time of one inference with one thread, milliseconds, on this machine as it is now.
+
+    Raises:
+        ModelError: the runtime cannot load it, or fails.
+    """
+    interpreter = open_interpreter(model.content, threads=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (interpreter.size_px, interpreter.size_px), np.uint8)
+    took = []
+    for _ in range(_RUNS):
+        begun = time.perf_counter()
+        interpreter.run(pixels)
+        took.append(time.perf_counter() - begun)
+    return 1000 * float(np.median(took))
+
+
+def table(said: Json) -> str:
+    """The table as Markdown; figures of the int8 file, or of the float file of a variant that is not for a device."""
+    sets = [INSIDE, *said["outside"]]
+    columns = ["variant", *(f"AUROC {name}" for name in sets), *(f"ECE {name}" for name in sets)]
+    columns += ["int8 loss inside", "latency ms", "size"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for row in said["rows"]:
+        cells = [_named(row)]
+        cells += [with_interval(row["auroc"].get(name)) for name in sets]
+        cells += [number((row["ece"].get(name) or {}).get("value")) for name in sets]
+        cells += [number(row["int8_loss"].get(INSIDE), digits=4, signed=True), f"{row['latency_ms']:.2f}"]
+        lines.append("| " + " | ".join([*cells, megabytes(row["bytes"])]) + " |")
+    return "\n".join(lines)
+
+
+def _named(row: Json) -> str:
+    changes: Sequence[str] = [f"{key} = {value}" for key, value in row["changes"].items()]
+    if row["not_deployable"]:
+        changes = [*changes, "float: refused for deployment"]
+    return f"{row['name']} ({', '.join(changes)})" if changes else str(row["name"])
