@@ -29,7 +29,7 @@ def command() -> None:
 @click.option("--out", type=_FILE, default=Path("index.csv"), show_default=True, help="The index to write.")
 @click.option(
     "--kind",
-    type=click.Choice(["auto", "folders", "csv", "nih", "rsna"]),
+    type=click.Choice(["auto", "folders", "csv", "nih", "rsna", "chexpert"]),
     default="auto",
     show_default=True,
     help="What SOURCE is. auto: a folder of classes, or a table told by its columns.",
@@ -51,7 +51,7 @@ def command() -> None:
 @click.option("--split-column", help=f"Tables: train, validation or test.  {_STANDARD % 'split'}")
 @click.option("--width-column", default="", help="Tables: width of the original, where the files here are smaller.")
 @click.option("--height-column", default="", help="Tables: height of the original, likewise.")
-@click.option("--finding", default="Pneumonia", show_default=True, help="NIH: the finding that is positive.")
+@click.option("--finding", default="Pneumonia", show_default=True, help="NIH, CheXpert: the finding that is positive.")
 @click.option("--mapping", type=_FILE, help="RSNA: the JSON that maps its images to NIH's, to tell persons apart.")
 def index_command(
     source: Path,
@@ -67,7 +67,7 @@ def index_command(
     **column: str | None,
 ) -> None:
     """Read SOURCE, a folder of classes or a table, into one index."""
-    from toolkit.data import columns, readers, tables
+    from toolkit.data import chexpert, columns, readers, tables
     from toolkit.data.index import printable
 
     renamed = _renamed(labels, skip_others=skip_unknown_labels)
@@ -76,6 +76,8 @@ def index_command(
         index = readers.read_class_folders(source, labels=renamed, patient_pattern=patient_pattern, source=name)
     elif kind == "nih":
         index = tables.read_nih(source, images=images, positive=finding, source=name or "nih")
+    elif kind == "chexpert":
+        index = chexpert.read_chexpert(source, images=images, positive=finding, source=name or "chexpert")
     elif kind == "rsna":
         index = tables.read_rsna(source, images=images, mapping=mapping, source=name or "rsna")
     else:

@@ -41,7 +41,7 @@ class Columns:
 
 
 def guess_kind(source: Path) -> str:
-    """What `source` is: "folders", "nih", "rsna" or "csv", by what it holds.
+    """What `source` is: "folders", "nih", "rsna", "chexpert" or "csv", by what it holds.
 
     Raises:
         IndexFormatError: a file that cannot be read.
@@ -51,6 +51,8 @@ def guess_kind(source: Path) -> str:
     header = _text(source)[:10_000].partition("\n")[0]
     if "Image Index" in header and "Finding Labels" in header:
         return "nih"
+    if "Frontal/Lateral" in header and "No Finding" in header:
+        return "chexpert"
     return "rsna" if header.strip().replace('"', "") == "patientId,class" else "csv"
 
 
