@@ -16,11 +16,9 @@ import numpy.typing as npt
 
 from firmware_bridge.decode import decode
 from firmware_bridge.errors import ConfigError, ImageError, InputError
-from firmware_bridge.explain import grad_cam_plus_plus, overlay
-from firmware_bridge.interpreter import open_interpreter
-from firmware_bridge.lungs import LungFinder
+from firmware_bridge.explain import grad_cam_plus_plus, numbers_of, overlay
 from firmware_bridge.result import NOTICE, utc_now
-from firmware_bridge.score import Calibration, Scorer
+from firmware_bridge.score import Scorer
 from toolkit.data.index import Xray
 from toolkit.data.load import stretch_back
 from toolkit.files import write_atomically
@@ -159,13 +157,6 @@ def grad_cam(features: Cam, weights: Cam) -> Cam:
     return np.asarray(cam / peak if peak > 0 else np.zeros_like(cam), np.float32)
 
 
-def share_inside(cam: Cam, mask: Grey) -> float | None:
-    """Share of a map's sum that lies where `mask` (H, W) is not 0; None for an empty map."""
-    wide = np.maximum(cv2.resize(cam, mask.shape[::-1], interpolation=cv2.INTER_LINEAR), 0.0)
-    total = float(wide.sum())
-    return float(wide[mask > 0].sum()) / total if total > 0 else None
-
-
 def scorer_of(model: ModelUnderTest) -> Scorer:
     """The device's scorer of `model`.
 
@@ -179,11 +170,7 @@ def scorer_of(model: ModelUnderTest) -> Scorer:
             came="no head" if model.head is None else "no threshold",
             do="name the run or the bundle instead of the bare file",
         )
-    calibration = Calibration(model.temperature, model.bias, model.threshold)
-    finder = LungFinder(model.lungs) if model.lungs else None
-    return Scorer(
-        open_interpreter(model.content, threads=1), model.head, calibration, model.preprocessing, finder=finder
-    )
+    return model.scorer()
 
 
 def _explained(model: ModelUnderTest, rows: Sequence[Xray], positive: str) -> dict[Path, Explained]:
@@ -211,7 +198,7 @@ def _one(scorer: Scorer, row: Xray, positive: str) -> Explained:
         pixels=score.pixels,
         cam=grad_cam(features, weights),
         cam_plus_plus=cam_plus_plus,
-        lung_share=None if mask is None else share_inside(cam_plus_plus, mask),
+        lung_share=numbers_of(cam_plus_plus, score.prepared)["lung_share"],
         lung_area=None if mask is None else float((mask > 0).mean()),
     )
 

@@ -15,7 +15,7 @@ from tests.toolkit.trained import DATA, trained_run
 from toolkit.backbones.kinds import BACKBONES, EfficientNet
 from toolkit.cli.explain import command
 from toolkit.config import TrainConfig
-from toolkit.explanations import GROUPS, grad_cam, scorer_of, share_inside
+from toolkit.explanations import GROUPS, grad_cam, scorer_of
 from toolkit.model import Architecture, build_classifier
 from toolkit.randomize import randomization, rank_correlation
 from toolkit.tf import keras, tf
@@ -32,16 +32,6 @@ def test_grad_cam_is_what_gradients_give() -> None:
     expected = np.maximum((maps * alpha).sum(axis=2), 0)
     np.testing.assert_allclose(grad_cam(maps, weights), expected / expected.max(), atol=1e-5)
     assert not grad_cam(np.abs(maps), -np.abs(weights)).any()
-
-
-def test_the_share_inside_a_mask() -> None:
-    mask = np.zeros((64, 64), np.uint8)
-    mask[:, :32] = 255
-    assert share_inside(np.ones((4, 4), np.float32), mask) == pytest.approx(0.5)
-    left = np.zeros((4, 4), np.float32)
-    left[:, 0] = 1
-    assert (share_inside(left, mask) or 0) > 0.99
-    assert share_inside(np.zeros((4, 4), np.float32), mask) is None
 
 
 def test_the_gallery_of_both_files(samples: Path, tmp_path: Path) -> None:
