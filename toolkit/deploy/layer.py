@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
 import tarfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +19,7 @@ from toolkit.files import replacing
 
 # Speed over size: the fastest level halves the packages, which is what a slow network asks for.
 _LEVEL = 1
+_KEPT_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,19 @@ def archive(layer: Layer, names: Collection[str]) -> Path:
     part = layer_hash({name: layer.listing[name] for name in names})
     path = cache_folder() / "archives" / f"{layer.hash[:16]}-{part[:32]}.tar.gz"
     if not path.is_file():
+        _forget_old(path.parent)
         with replacing(path) as growing, growing.open("wb") as file:
             _write(layer, sorted(names), file)
     return path
+
+
+def _forget_old(folder: Path) -> None:
+    """Every bundle and every version of the code leaves an archive; an old one is made again when it is needed."""
+    oldest_s = time.time() - _KEPT_DAYS * 86_400
+    for path in folder.glob("*.tar.gz"):
+        with contextlib.suppress(FileNotFoundError):  # another deployment tidies up as well
+            if path.stat().st_mtime < oldest_s:
+                path.unlink()
 
 
 def _write(layer: Layer, names: list[str], file: IO[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,9 @@ def test_a_cache_of_archives_serves_every_host(tmp_path: Path, monkeypatch: pyte
     before = first.stat().st_mtime_ns
     assert archive(one, ["a", "b"]) == first
     assert first.stat().st_mtime_ns == before
+    os.utime(first, (0, 0))
     assert archive(one, ["a"]) != first
+    assert not first.exists()  # thirty days old, and gone when the next one was made
+    first = archive(one, ["b", "a"])
     with tarfile.open(first) as tar:
         assert {member.name: member.size for member in tar} == {"a": 1, "b": 2}
