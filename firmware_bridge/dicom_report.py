@@ -69,9 +69,7 @@ def _content(origin: Origin, record: Mapping[str, Any], key: bytes, device: str)
             ("en-US", "RFC5646", "English (United States)"),
         ),
         *observer,
-        _coded(
-            "HAS CONCEPT MOD", ("121058", "DCM", "Procedure reported"), ("399208008", "SCT", "Plain X-ray of chest")
-        ),
+        _coded("HAS CONCEPT MOD", ("121058", "DCM", "Procedure reported"), _CHEST_X_RAY),
         _container(("111028", "DCM", "Image Library"), [_image("CONTAINS", None, origin)]),
         _container(("126010", "DCM", "Imaging Measurements"), [group]),
         _container(

@@ -17,7 +17,7 @@ from firmware_bridge.beside import CAPTURE_SUFFIX, OVERLAY_SUFFIX, REPORT_SUFFIX
 from firmware_bridge.decode import DEFAULT_LIMITS, decode
 from firmware_bridge.dicom_capture import build_capture
 from firmware_bridge.dicom_objects import Origin, keyed_uid, read_origin
-from firmware_bridge.dicom_outbox import ReportOutbox
+from firmware_bridge.dicom_outbox import ReportOutbox, Waiting
 from firmware_bridge.dicom_report import build_report
 from firmware_bridge.dicom_sender import ArchiveError, parse_archive, send
 from firmware_bridge.dicom_settings import DicomSettings
@@ -168,7 +168,7 @@ class Reporter:
         while waiting := self._outbox.waiting():
             try:
                 for one, status in send(waiting, self._archive, self._settings):
-                    if status != 0 and not self._refused(one.tries, status, one):
+                    if status != 0 and not self._refused(one, status):
                         return
                     if status == 0:
                         self._outbox.sent(one)
@@ -179,7 +179,7 @@ class Reporter:
             if self._stop.is_set():
                 return
 
-    def _refused(self, tries: int, status: int, one: Any) -> bool:
+    def _refused(self, one: Waiting, status: int) -> bool:
         """Note a refusal; whether the next object may be tried at once."""
         reason = "its file is gone" if status < 0 else f"status {status:#06x}"
         if status & 0xFF00 == 0xA700:
@@ -188,7 +188,7 @@ class Reporter:
         given_up = self._outbox.refused(one, reason, most_tries=1 if status < 0 else _MOST_REFUSALS)
         text = f"the archive refuses a report ({reason})"
         if given_up:
-            _LOG.error("%s; it was given up after %d tries, and lies in %s", text, tries + 1, self._outbox.folder)
+            _LOG.error("%s; it was given up after %d tries, and lies in %s", text, one.tries + 1, self._outbox.folder)
             return True
         self._later(text)
         return False

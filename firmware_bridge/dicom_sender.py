@@ -85,7 +85,10 @@ def send(objects: Sequence[Waiting], archive: Archive, settings: DicomSettings) 
                 raise _unreachable(archive, f"no answer within {settings.timeout_s:g} s")
             yield one, 0 if status.Status in _WARNINGS else int(status.Status)
     finally:
-        association.release() if association.is_established else association.abort()
+        if association.is_established:
+            association.release()
+        else:
+            association.abort()
 
 
 def _client_tls(settings: DicomSettings) -> ssl.SSLContext:

@@ -91,7 +91,12 @@ class Intake:
         self._rescan = threading.Event()
 
     def run(self) -> None:
-        """Find files until `stop`; with `once`, until everything that was there has been handed out."""
+        """Find files until `stop`; with `once`, those that are there now.
+
+        Raises:
+            ConfigError: this system has no inotify.
+            ResourceError: too many watches.
+        """
         poll_s = self._poll_s()
         self._scan()
         watch = None if self._once or poll_s else FolderWatch(self._folder, self._on_event)

@@ -2,7 +2,7 @@
 
 For journald a line begins with its priority, sd-daemon(3), has no time of its own, and the rest is key=value:
 
-    <4>part=mqtt-part logger=mqtt msg="broker localhost:1883: connected"
+    <6>thread=mqtt logger=outbox msg="MQTT broker localhost:1883: connected (MQTT 5)"
 """
 
 from __future__ import annotations

@@ -34,9 +34,8 @@ _CONNACK_TIMEOUT_S = 10.0
 # Some brokers without MQTT 5 (amqtt 0.12) neither answer nor hang up when its CONNECT has a will: so not for long.
 _SILENT_S = 2.0
 _MOST_IN_FLIGHT = 16
-_MOST_UNTAKEN = (
-    64  # messages that came and were not taken out yet; more than any broker sends that keeps to what is agreed
-)
+# Messages that came and were not taken out yet; more than any broker sends that keeps to what is agreed.
+_MOST_UNTAKEN = 64
 _SMALL_PACKET_BYTES = 64 * 1024  # acknowledgements and the like
 _SESSION_TAKEN_OVER = 142  # MQTT 5.0, 2.4
 _UNSUPPORTED_PROTOCOL = 132  # MQTT 5.0, 2.4; paho maps 3.1.1's return code 1 onto it

@@ -5,7 +5,7 @@ The file has a table for each section, and a section is a frozen dataclass besid
     @dataclass(frozen=True, slots=True)
     class RetentionSettings:
         SECTION: ClassVar[str] = "retention"
-        keep_days: float = setting(90.0, "Days that results are kept.", least=1)
+        results_days: float = setting(365.0, "Days that reported results stay in the journal.", least=0)
 
 The environment's name of a key is CXR_EDGE_SECTION_KEY, unless the key names its own. Paths in the file are relative to
 the file, all others to the working folder.

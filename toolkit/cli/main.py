@@ -26,7 +26,7 @@ COMMANDS = {
     "crossval": ("toolkit.cli.crossval", "Train on each data set, test on all."),
     "ablate": ("toolkit.cli.ablate", "One table of what each option does."),
     "recalibrate": ("toolkit.cli.recalibrate", "Fit a bundle to a site's own X-rays, without training."),
-    "bundle": ("toolkit.cli.bundle", "Build, inspect and verify the one-file bundle."),
+    "bundle": ("toolkit.cli.bundle", "Build, sign, inspect and verify the one-file bundle."),
     "agent": ("toolkit.cli.agent", "Score every X-ray that arrives in a folder; report it once."),
     "results": ("toolkit.cli.results", "Write an agent's results as CSV or JSON lines."),
     "audit": ("toolkit.cli.audit", "Look whether the log of all outcomes is whole."),
