@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from firmware_bridge.mqtt_connection import Connection
 from firmware_bridge.mqtt_message import Ack, Message
 from firmware_bridge.outbox_lanes import JSON, Lane, Results, Source
 from firmware_bridge.result import NOTICE, SCHEMA, dump, utc_now
+from firmware_bridge.wake import Wake
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
@@ -69,9 +69,7 @@ class Outbox:
         self._telemetry = telemetry
         self._telemetry_s = telemetry_s
         self._problem = problem
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
+        self._wake = Wake()
         self._stop = threading.Event()
         self._refresh = False
         self._telemetry_due_s = 0.0
@@ -85,11 +83,7 @@ class Outbox:
 
     def wake(self) -> None:
         """There are new results."""
-        # A full buffer means that it is awake anyway; a closed socket, that it has ended.
-        try:
-            self._wake_write.send(b"x")
-        except OSError:
-            return
+        self._wake.up()
 
     def refresh(self) -> None:
         """The status changed."""
@@ -106,8 +100,7 @@ class Outbox:
         try:
             self._run()
         finally:
-            self._wake_read.close()
-            self._wake_write.close()
+            self._wake.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -126,7 +119,7 @@ class Outbox:
         will = self._status_message("offline")
         client_id = f"cxr-edge-{self._device}"
         connection = Connection(
-            self._broker, client_id=client_id, will=will, wake=self._wake_read, speaks_5=self._speaks_5
+            self._broker, client_id=client_id, will=will, wake=self._wake.readable, speaks_5=self._speaks_5
         )
         self._speaks_5 = self._speaks_5 or connection.protocol == "5"
         connected_s = time.monotonic()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import threading
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from firmware_bridge.parts import Context
 from firmware_bridge.requests import NoAnswerPossible, Topics, check_payload, digest_of, unreadable
 from firmware_bridge.requests_settings import RequestsSettings
 from firmware_bridge.result import ImageFacts, Refusal, dump, image_id, result_id
+from firmware_bridge.wake import Wake
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
@@ -71,9 +71,7 @@ class RequestsPart:
         self._broker = broker
         self._topics = Topics(broker.prefix, context.device, settings.group)
         self._backoff = Backoff()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
+        self._wake = Wake()
         self._stop = threading.Event()
         self._speaks_5 = False
         self._dropped = 0
@@ -83,8 +81,7 @@ class RequestsPart:
         try:
             self._run()
         finally:
-            self._wake_read.close()
-            self._wake_write.close()
+            self._wake.close()
 
     def _run(self) -> None:
         while not self._stop.is_set() and not self._context.stopping.is_set():
@@ -100,11 +97,7 @@ class RequestsPart:
     def stop(self) -> None:
         """Receive nothing more."""
         self._stop.set()
-        # A full buffer means that it is awake anyway; a closed socket, that it has ended.
-        try:
-            self._wake_write.send(b"x")
-        except OSError:
-            return
+        self._wake.up()
 
     def _session(self) -> None:
         filters = self._topics.filters
@@ -120,7 +113,7 @@ class RequestsPart:
         # Written first: whatever happens next, the next run knows what the broker may still have for us.
         _write_filters(self._context.state / _SUBSCRIBED, sorted({*before, *filters}))
         connection = Connection(
-            self._broker, client_id=client_id, wake=self._wake_read, inbox=inbox, speaks_5=self._speaks_5
+            self._broker, client_id=client_id, wake=self._wake.readable, inbox=inbox, speaks_5=self._speaks_5
         )
         self._speaks_5 = self._speaks_5 or connection.protocol == "5"
         _LOG.info("MQTT broker %s: taking requests (%s)", self._broker.where, ", ".join(filters))
