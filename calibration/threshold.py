@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,10 +105,25 @@ def threshold_for_sensitivity(
     )
     interval = percentile_interval(point, drawn)
     chosen = interval.low if conservative and math.isfinite(interval.low) else point
+    finds = _found_at(chosen, positive, values, ids=ids, resamples=resamples, seed=seed)
+    return ThresholdChoice(
+        threshold=chosen,
+        interval=interval,
+        sensitivity=finds["sensitivity"],
+        specificity=finds["specificity"],
+        wished_sensitivity=sensitivity,
+        conservative=conservative,
+    )
+
+
+def _found_at(
+    threshold: float, positive: Bools, values: Floats, *, ids: npt.NDArray[Any], resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Sensitivity and specificity at a threshold, with intervals over patients."""
     reached = patient_bootstrap_all(
         {
-            "sensitivity": lambda truth, p: confusion_at(truth, p, threshold=chosen).sensitivity,
-            "specificity": lambda truth, p: confusion_at(truth, p, threshold=chosen).specificity,
+            "sensitivity": lambda truth, p: confusion_at(truth, p, threshold=threshold).sensitivity,
+            "specificity": lambda truth, p: confusion_at(truth, p, threshold=threshold).specificity,
         },
         positive,
         values,
@@ -115,15 +131,11 @@ def threshold_for_sensitivity(
         resamples=resamples,
         seed=seed,
     )
-    sick, well = (int(np.unique(ids[side]).size) for side in (positive, ~positive))
-    return ThresholdChoice(
-        threshold=chosen,
-        interval=interval,
-        sensitivity=exact_when_collapsed(reached["sensitivity"], patients=sick),
-        specificity=exact_when_collapsed(reached["specificity"], patients=well),
-        wished_sensitivity=sensitivity,
-        conservative=conservative,
-    )
+    sides = {"sensitivity": positive, "specificity": ~positive}
+    return {
+        name: exact_when_collapsed(reached[name], patients=int(np.unique(ids[side]).size))
+        for name, side in sides.items()
+    }
 
 
 def highest_threshold(positive: Bools, probabilities: Floats, *, sensitivity: float) -> float:

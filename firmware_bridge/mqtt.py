@@ -90,27 +90,16 @@ def parse_broker(
             came="user:password@ in the address",
             do=f"put it into a file and name that with --mqtt-password-file, or set {PASSWORD_VARIABLE}",
         )
-    prefix = unquote(parts.path).strip("/") or "cxr-edge"
     # An empty query or fragment leaves no trace in the parts; "#" is also what a wildcard would be.
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or "?" in url or "#" in url:
         raise _wrong_address("another scheme, no host, or a '?' or '#'")
-    if any(letter in prefix for letter in "+#") or prefix.startswith("$") or not prefix.isprintable():
-        came = repr(prefix)[:80]
-        raise ConfigError("the topic prefix is wrong", expected="no '+', '#' or '$'", came=came, do="mend --mqtt")
-    if len(prefix.encode()) > _MAX_PREFIX_BYTES:
-        raise ConfigError(
-            "the topic prefix is too long",
-            expected=f"at most {_MAX_PREFIX_BYTES} bytes",
-            came=f"{len(prefix.encode())} bytes",
-            do="mend --mqtt",
-        )
     broker = Broker(
         host=parts.hostname,
         port=port or (8883 if parts.scheme == "mqtts" else 1883),
         tls=parts.scheme == "mqtts",
         username=unquote(parts.username or ""),
         password=_password(password_file),
-        prefix=prefix,
+        prefix=_prefix(parts.path),
         ca_file=ca_file,
         cert_file=cert_file,
         key_file=key_file,
@@ -126,6 +115,22 @@ def _wrong_address(came: str) -> ConfigError:
         came=came,
         do=f"mend --mqtt; a password goes into a file (--mqtt-password-file) or into {PASSWORD_VARIABLE}",
     )
+
+
+def _prefix(path: str) -> str:
+    """The first part of every topic, from the path of the address."""
+    prefix = unquote(path).strip("/") or "cxr-edge"
+    if any(letter in prefix for letter in "+#") or prefix.startswith("$") or not prefix.isprintable():
+        came = repr(prefix)[:80]
+        raise ConfigError("the topic prefix is wrong", expected="no '+', '#' or '$'", came=came, do="mend --mqtt")
+    if len(prefix.encode()) > _MAX_PREFIX_BYTES:
+        raise ConfigError(
+            "the topic prefix is too long",
+            expected=f"at most {_MAX_PREFIX_BYTES} bytes",
+            came=f"{len(prefix.encode())} bytes",
+            do="mend --mqtt",
+        )
+    return prefix
 
 
 def _check_tls(broker: Broker) -> None:
