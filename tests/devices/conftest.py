@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,40 +80,59 @@ def xray(xrays: list[Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def workstation(tmp_path_factory: pytest.TempPathFactory, xrays: list[Path]) -> Workstation:
-    """Keys, bundles, and the command."""
+def the_workstation(tmp_path_factory: pytest.TempPathFactory, xrays: list[Path]) -> Workstation:
+    """Keys and bundles are made once."""
     return Workstation(tmp_path_factory.mktemp("workstation"), xrays[1::40])
 
 
+@pytest.fixture
+def workstation(the_workstation: Workstation) -> Iterator[Workstation]:
+    """Keys, bundles, and the command; what a test leaves running is ended."""
+    yield the_workstation
+    the_workstation.end_all()
+
+
 @pytest.fixture(scope="session")
-def old(workstation: Workstation) -> Path:
+def old(the_workstation: Workstation) -> Path:
     """The bundle that devices run before a test."""
-    return workstation.bundle("old", created="2026-02-01T00:00:00Z")
+    return the_workstation.bundle("old", created="2026-02-01T00:00:00Z")
 
 
 @pytest.fixture(scope="session")
-def new(workstation: Workstation) -> Path:
+def new(the_workstation: Workstation) -> Path:
     """A newer one."""
-    return workstation.bundle("new", created="2026-03-01T00:00:00Z")
+    return the_workstation.bundle("new", created="2026-03-01T00:00:00Z")
 
 
 @pytest.fixture(scope="session")
-def deployed_layer(tmp_path_factory: pytest.TempPathFactory, workstation: Workstation, old: Path) -> Iterator[Path]:
+def deployed_layer(tmp_path_factory: pytest.TempPathFactory, the_workstation: Workstation, old: Path) -> Iterator[Path]:
     """What a first deployment of `old` leaves on a Debian 12 device: made once, the ground of many."""
     if needs.missing():
         pytest.skip(needs.missing())
-    folder = tmp_path_factory.mktemp("deployed")
-    host = Host(DEBIAN_12, folder / "host", name="first")
+    layer = memory_folder() / "layer"
+    host = Host(DEBIAN_12, tmp_path_factory.mktemp("deployed") / "host", name="first")
     try:
         host.wait()
-        workstation.deploy(old, hosts=[host]).succeeded()
+        the_workstation.deploy(old, hosts=[host]).succeeded()
         host.inside("systemctl", "poweroff", check=False)
         host.wait_off()
-        host.keep(folder / "layer")
+        host.keep(layer)
     finally:
         host.close()
-    yield folder / "layer"
-    shutil.rmtree(folder / "layer")
+    yield layer
+    shutil.rmtree(layer.parent)
+
+
+def memory_folder() -> Path:
+    """A folder in memory; those of processes that were killed go away. Hundreds of MB on a disk would have to be
+    written before the next device's sync(2) returns, which is every device's."""
+    base = Path("/dev/shm")
+    for left in base.glob("cxr-edge-devices-*"):
+        if not Path(f"/proc/{left.name.rpartition('-')[2]}").exists():
+            shutil.rmtree(left)
+    folder = base / f"cxr-edge-devices-{os.getpid()}"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture

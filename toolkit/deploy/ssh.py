@@ -23,6 +23,8 @@ _DEFAULT_PORT = 22
 _KEEPALIVE_S = 5
 # The watched side of a switch may be busy for long; a link that is gone must be noticed all the same.
 _KEEPALIVE_MISSES = 3
+# The last two: it was there, and went down or restarted in the middle.
+_GONE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE)
 # As OpenSSH prefers them: people compare the fingerprint that `ssh` shows as well.
 _KEY_KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256")
 
@@ -217,7 +219,7 @@ def _meaning(host: Host, error: BaseException, where: str) -> tuple[str, str, st
             "start sshd on the device (sudo systemctl enable --now ssh), or mend the port",
         )
     if isinstance(error, (asyncio.TimeoutError, asyncssh.ConnectionLost)) or (
-        isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
+        isinstance(error, OSError) and error.errno in _GONE
     ):
         return (
             f"an answer from {where}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -211,10 +212,17 @@ class Host:
     def fill_disk(self, *, leave_bytes: int) -> Path:
         """Fill the disk but for `leave_bytes`; the file to remove again."""
         filler = self.root / "var" / "filler"
-        status = os.statvfs(self.root)
         with filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, status.f_bavail * status.f_frsize - leave_bytes))
+            # In pieces: others may be writing meanwhile.
+            while (left_bytes := self.free_bytes() - leave_bytes) > 0:
+                with contextlib.suppress(OSError):
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), min(left_bytes, 2**24))
         return filler
+
+    def free_bytes(self) -> int:
+        """Room on its disk."""
+        status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
 
     def skew_clock(self, offset: str) -> None:
         """Shift the clock that `date` and `python3` show there (libfaketime's form: "-400d")."""

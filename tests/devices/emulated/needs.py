@@ -21,6 +21,13 @@ PROGRAMS = {
     "ssh-keygen": "openssh-client",
 }
 FOREIGN_PROGRAMS = {"qemu-aarch64-static": "qemu-user-static", "arch-test": "arch-test"}
+# The mounts that every device needs.
+_TRY = """
+mount -t tmpfs none /mnt
+mkdir /mnt/lower /mnt/up /mnt/work /mnt/root /mnt/group
+mount -t overlay -o lowerdir=/mnt/lower,upperdir=/mnt/up,workdir=/mnt/work none /mnt/root
+mount -t cgroup2 none /mnt/group
+"""
 
 
 @cache
@@ -44,8 +51,13 @@ def _first_reason(programs: dict[str, str]) -> str:
     if lacking:
         return f"needs apt-get install {' '.join(lacking)}"
     # A container without CAP_SYS_ADMIN is root in name only.
-    tried = subprocess.run(["unshare", "-m", "-n", "true"], capture_output=True, text=True, check=False)
-    return "" if tried.returncode == 0 else f"needs namespaces: {tried.stderr.strip()}"
+    tried = subprocess.run(
+        ["unshare", "--mount", "--net", "--pid", "--fork", "sh", "-ec", _TRY],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if tried.returncode == 0 else f"needs namespaces and their mounts: {tried.stderr.strip()}"
 
 
 def _no_binfmt() -> str:

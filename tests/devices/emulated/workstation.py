@@ -43,6 +43,7 @@ class Workstation:
         self.trusted = folder / "trusted.toml"
         self.trusted.write_text(own.to_toml())
         self.code = REPOSITORY
+        self._started: list[subprocess.Popen[str]] = []
 
     def bundle(
         self, name: str, *, created: str, key: str | None = "own", golden_off: float = 0.0, padding_bytes: int = 0
@@ -116,7 +117,7 @@ class Workstation:
     def start(self, *words: str, hosts: Sequence[Host], **over: Any) -> subprocess.Popen[str]:
         """Start the command, and leave it running."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CXR_EDGE_")}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*words, hosts=hosts, **over),
             cwd=self.code,
             env={**environment, **over.get("environment", {})},
@@ -125,6 +126,15 @@ class Workstation:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def end_all(self) -> None:
+        """End what a failed test left running."""
+        for process in self._started:
+            with process:
+                process.kill()
+        self._started.clear()
 
     def run(self, *words: str, hosts: Sequence[Host], **over: Any) -> subprocess.CompletedProcess[str]:
         """The command to its end."""
