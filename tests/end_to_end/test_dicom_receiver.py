@@ -56,7 +56,8 @@ class Clinic:
 
     @property
     def received(self) -> list[Path]:
-        return sorted((self.agent.watch / "dicom").glob("*.dcm"))
+        # What the agent works on lies in its own folder of claims meanwhile.
+        return sorted(self.agent.watch.rglob("*.dcm"))
 
     def results(self) -> list[tuple[str]]:
         return self.agent.journal("SELECT record FROM result")
@@ -111,7 +112,7 @@ def test_another_picture_under_the_same_uid_does_not_replace_the_first(clinic: C
     dataset.save_as(other)
     assert clinic.send(clinic.samples[0]).returncode == 0
     assert clinic.send(other).returncode == 0
-    assert len(clinic.received) == 2
+    until(lambda: len(clinic.received) == 2)
 
 
 PROPOSED = {
@@ -187,7 +188,7 @@ def test_what_was_acknowledged_survives_a_kill(clinic: Clinic) -> None:
         if acknowledged == 6:
             break
     clinic.agent.kill()
-    assert len(clinic.received) == 6
+    until(lambda: len(clinic.received) == 6)
     for path in clinic.received:
         assert decode(path).pixels.std() > 5
     clinic.agent.log.unlink()
@@ -212,7 +213,7 @@ def test_many_senders_at_once_lose_nothing(clinic: Clinic) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(insist, paths))
-    assert len(clinic.received) == 20
+    until(lambda: len(clinic.received) == 20)
     until(lambda: len(clinic.results()) == 20, timeout_s=90)
 
 

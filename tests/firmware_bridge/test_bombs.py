@@ -165,7 +165,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "syntax-of-millions": (meta_of_values, "file meta group"),
     "fragments": (
         lambda: dicom(syntax=JPEG2000Lossless, pixels=ITEM * (BYTES // 8) + b"\xfe\xff\xdd\xe0\0\0\0\0"),
-        "compressed bytes for 64 x 64",
+        "compressed bytes for 64 x 64|many thousand elements",
     ),
     "rle-of-nothing": (lambda: rle(8000, b"\x81\0"), "compressed bytes for 8000 x 8000"),
     "rle-too-long": (lambda: rle(64, b"\x81\0" * (BYTES // 2)), "compressed bytes for 64 x 64"),

@@ -21,7 +21,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--out", type=_FILE, required=True, help="The bundle to write; unsigned (cxr-edge bundle sign).")
 @click.option("--name", default="", help="Of the new bundle. Default: the old name and the index's.")
-@click.option("--sensitivity", type=click.FloatRange(0.5, 1.0), default=0.95, show_default=True, help="Wished.")
+@click.option(
+    "--sensitivity",
+    type=click.FloatRange(0.5, 1.0),
+    default=0.95,
+    show_default=True,
+    help="Sensitivity that the threshold is for.",
+)
 @click.option("--bias/--no-bias", default=True, show_default=True, help="Fit the site's share of positives as well.")
 @click.option("--conservative", is_flag=True, help="Take the lower end of the threshold's interval.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of bootstrap and folds.")

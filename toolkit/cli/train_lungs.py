@@ -12,7 +12,9 @@ from firmware_bridge.result import NOTICE
 @click.command("train-lungs", epilog=NOTICE)
 @click.argument("index_file", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--masks", type=click.Path(path_type=Path), required=True, help="Folder of masks: X-ray's name, .png.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/lungs"), show_default=True, help="Folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/lungs"), show_default=True, help="Folder of the run."
+)
 @click.option("--epochs", type=click.IntRange(1, 1000), default=12, show_default=True, help="Passes over the X-rays.")
 @click.option("--batch-size", type=click.IntRange(2, 1024), default=32, show_default=True, help="Pictures a step.")
 @click.option("--rate", type=click.FloatRange(1e-6, 1.0), default=3e-3, show_default=True, help="Learning rate.")
