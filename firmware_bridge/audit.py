@@ -68,7 +68,7 @@ class AuditLog:
         while rows := self._store.results_after(self.head.seq, limit=_BATCH):
             batch: list[Mapping[str, Any]] = []
             for seq, record in rows:
-                fields = result_fields(seq, record)
+                fields = self._fields(seq, record)
                 month = str(fields["time"])[:7]
                 # Never back to an older file, whatever the clock says.
                 if month > month_of(self.head.file):
@@ -79,6 +79,12 @@ class AuditLog:
             self._append(batch)
             self._store.anchor(self.head)
         return self.head.seq
+
+    def _fields(self, seq: int, record: str) -> Mapping[str, Any]:
+        try:
+            return result_fields(seq, record)
+        except (LookupError, TypeError) as error:
+            raise self._store.damaged(error) from error
 
     def close(self) -> None:
         """Close the files."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.errors import ResourceError
+from firmware_bridge.journal_salvage import checked, damaged, is_damage
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS audit_head (
@@ -68,6 +69,8 @@ class AnchorStore:
         try:
             yield
         except sqlite3.Error as error:
+            if is_damage(error):
+                raise damaged(self._path, error) from error
             raise ResourceError(
                 f"the journal {self._path} cannot be read or written for the audit log",
                 expected="a state folder that this user can write, with some space, on a local disk",
@@ -98,7 +101,11 @@ class AnchorStore:
         """(seq, record) of later results, oldest first."""
         with self._translated():
             query = "SELECT seq, record FROM result WHERE seq>? ORDER BY seq LIMIT ?"
-            return self._db.execute(query, (seq, limit)).fetchall()
+            return [(seq, checked(record)) for seq, record in self._db.execute(query, (seq, limit)).fetchall()]
+
+    def damaged(self, error: Exception) -> ResourceError:
+        """The error for a row that is not what was written."""
+        return damaged(self._path, error)
 
     def close(self) -> None:
         """Close the connection."""

@@ -170,13 +170,20 @@ class _Rows:
             self._next = next(self._rows, None)
         # Rows that are gone were kept for as long as they should be.
         if self._next is not None and self._next[0] == line.seq:
-            if result_fields(*self._next).items() - line.fields.items():
+            if not _is_of(*self._next, line):
                 verdict.blame("", 0, f"result {line.seq} in the journal is not the one of line {line.n}")
             self._next = next(self._rows, None)
 
     def rest(self) -> int:
         """How many rows are left."""
         return (self._next is not None) + sum(1 for _ in self._rows)
+
+
+def _is_of(seq: int, record: str, line: Line) -> bool:
+    try:
+        return not result_fields(seq, record).items() - line.fields.items()
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False  # no record any more, or lists where the line has words
 
 
 def _last_exchange(folder: Path) -> tuple[int, int]:

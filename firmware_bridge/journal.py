@@ -13,7 +13,6 @@ SQLite, "Write-Ahead Logging", section 2: with synchronous=FULL every commit is 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import sqlite3
@@ -40,16 +39,12 @@ from firmware_bridge.journal_rows import (
     Taken,
     taken_from,
 )
-from firmware_bridge.journal_salvage import SUSPECT, is_damage, move_aside, salvage
+from firmware_bridge.journal_salvage import SUSPECT, JournalDamaged, checked, damaged, is_damage, move_aside, salvage
 
-__all__ = ["SCHEMA", "Arrival", "Counts", "Journal", "Outcome", "Reply", "ReplyTo", "Stored", "Taken"]
+__all__ = ["SCHEMA", "Arrival", "Counts", "Journal", "JournalDamaged", "Outcome", "Reply", "ReplyTo", "Stored", "Taken"]
 
 
 _VACUUM_PAGES = 1000
-
-
-class JournalDamaged(ResourceError):
-    """Nothing can be done while running: the next start salvages what it can."""
 
 
 class Journal:
@@ -131,14 +126,7 @@ class Journal:
             yield
         except (sqlite3.Error, OSError) as error:
             if is_damage(error):
-                with contextlib.suppress(OSError):
-                    (self.path.parent / SUSPECT).touch()
-                raise JournalDamaged(
-                    f"the journal {self.path} is damaged",
-                    expected="a file as SQLite wrote it",
-                    came=str(error),
-                    do="start again: it is then moved aside, and what can be read of it goes into a new one",
-                ) from error
+                raise damaged(self.path, error) from error
             raise ResourceError(
                 f"the journal {self.path} cannot be read or written",
                 expected="a state folder that this user can write, with some space, on a local disk",
@@ -273,7 +261,9 @@ class Journal:
         """(seq, path, record) of rows whose JSON is not known to lie beside the file, oldest first."""
         query = """SELECT intake.seq, path, record FROM intake JOIN result ON result.id = result_id
                    WHERE state='scored' AND intake.seq>? ORDER BY intake.seq LIMIT ?"""
-        return [(seq, Path(os.fsdecode(path)), record) for seq, path, record in self._rows(query, (after, limit))]
+        rows = self._rows(query, (after, limit))
+        with self._translated():
+            return [(seq, Path(os.fsdecode(path)), checked(record)) for seq, path, record in rows]
 
     def unsent(self, *, limit: int = 100) -> list[tuple[int, str]]:
         """(seq, record) of results that no broker acknowledged, oldest first."""

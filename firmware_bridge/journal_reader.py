@@ -61,4 +61,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     # agent leaves none behind, and then the file stands still.
     running = path.with_name(path.name + "-wal").exists()
     mode = "mode=ro" if running else "mode=ro&immutable=1"
-    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=5.0, isolation_level=None)
+    database = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=5.0, isolation_level=None
+    )
+    # A damaged text must not keep everything else from being seen.
+    database.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    return database
