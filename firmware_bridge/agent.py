@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import queue
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from firmware_bridge.agent_settings import AgentSettings
+from firmware_bridge.apart import check_apart
 from firmware_bridge.audit import AuditLog, AuditSettings
 from firmware_bridge.bundle import Bundle, open_bundle
 from firmware_bridge.claims import Claims
@@ -111,6 +113,15 @@ class Agent:
         watch = self._watched_folder()
         self._check_device_name()
         state = self._options.state or default_state(watch)
+        check_apart(
+            watch,
+            {
+                "state folder": state,
+                "bundle": self._options.bundle,
+                "file of trusted keys": self._options.trusted_keys,
+                "config file": self._settings.file,
+            },
+        )
         with open_bundle(_required(self._options.bundle, "bundle"), trusted=self._trusted_keys()) as bundle:
             journal = Journal(state)
             audit = AuditLog(state, journal.path, problem=lambda text: self._health.report("audit", text))
@@ -359,12 +370,21 @@ def run_agent(settings: Settings, *, once: bool = False) -> Summary:
     SIGTERM and SIGINT stop it cleanly, SIGHUP has it read its config file again.
     """
     agent = Agent(settings, once=once)
+    # A handler runs between any two steps of this thread, perhaps while it holds the lock that `set` of an event wants:
+    # then nothing ever ends. Of this queue alone the documentation says that a handler may use it.
+    came: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            agent.reload()
-        else:
-            agent.stop()
+        came.put(number)
+
+    def pass_on() -> None:
+        while number := came.get():
+            if number == signal.SIGHUP:
+                agent.reload()
+            else:
+                agent.stop()
+
+    threading.Thread(target=pass_on, name="signals", daemon=True).start()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
@@ -372,3 +392,4 @@ def run_agent(settings: Settings, *, once: bool = False) -> Summary:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        came.put(0)

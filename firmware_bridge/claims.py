@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from firmware_bridge.rename import free_name, move_new
+from firmware_bridge.rename import free_name, leads_through_link, move_new
 
 _LOG = logging.getLogger(__name__)
 FOLDER = ".cxr-claimed"
@@ -76,6 +76,8 @@ class Claims:
         with self._mutex:
             if path in self._held or not path.is_relative_to(self._watch):
                 return self.where(path)
+            if leads_through_link(path, self._watch):
+                raise Lost  # it was not behind a link when it was found
             for attempt in range(3):
                 try:
                     return self._claim(path)
@@ -132,7 +134,7 @@ class Claims:
                 return
             self._owed.add(path)
             with contextlib.suppress(FileNotFoundError):  # somebody took it out of our folder
-                _put_back(held, path)
+                self._put_back(held, path)
             self._held.pop(path, None)
             self._owed.discard(path)
 
@@ -218,10 +220,24 @@ class Claims:
     def _empty(self, home: Path) -> int:
         count = 0
         for held in list(_files_below(home)):
-            _put_back(held, self._watch / held.relative_to(home))
+            self._put_back(held, self._watch / held.relative_to(home))
             count += 1
         _remove_empty_below(home)
         return count
+
+    def _put_back(self, held: Path, path: Path) -> None:
+        if leads_through_link(path, self._watch):
+            path = free_name(self._watch / path.name)
+        try:
+            try:
+                move_new(held, path)
+            except FileNotFoundError:
+                if not os.path.lexists(held):
+                    raise
+                path.parent.mkdir(parents=True, exist_ok=True)  # the study's folder was removed meanwhile
+                move_new(held, path)
+        except FileExistsError:
+            move_new(held, free_name(path))
 
     def _open_home(self) -> Path:
         if self._home is not None:
@@ -234,6 +250,8 @@ class Claims:
             home = self._root / (self._owner if number == 1 else f"{self._owner}-{number}")
             self._root.mkdir(exist_ok=True)  # never the watched folder itself: it may be unmounted
             home.mkdir(exist_ok=True)
+            if home.is_symlink():
+                raise OSError(errno.ELOOP, f"a folder in {FOLDER} is a link")
             lock = _locked(home / _ALIVE)
             if lock is not None:
                 self._home, self._lock, self._stamped_s = home, lock, time.monotonic()
@@ -267,19 +285,6 @@ def _locked(stamp: Path) -> int | None:
             return None
         raise
     return handle
-
-
-def _put_back(held: Path, path: Path) -> None:
-    try:
-        try:
-            move_new(held, path)
-        except FileNotFoundError:
-            if not os.path.lexists(held):
-                raise
-            path.parent.mkdir(parents=True, exist_ok=True)  # the study's folder was removed meanwhile
-            move_new(held, path)
-    except FileExistsError:
-        move_new(held, free_name(path))
 
 
 def _files_below(home: Path) -> Iterator[Path]:

@@ -205,8 +205,8 @@ def _overlay(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
     import cv2
 
     try:
-        stored = np.frombuffer(path_beside(path, OVERLAY_SUFFIX).read_bytes(), np.uint8)
-        bgr = cv2.imdecode(stored, cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
+        stored = read_file(path_beside(path, OVERLAY_SUFFIX), max_bytes=DEFAULT_LIMITS.max_bytes).data
+        bgr = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR)
+    except (NoFile, NotFinished, cv2.error):
         return None
     return None if bgr is None else np.ascontiguousarray(bgr[:, :, ::-1], np.uint8)

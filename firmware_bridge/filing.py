@@ -13,7 +13,7 @@ from pathlib import Path
 from firmware_bridge.beside import OVERLAY_SUFFIX, json_path, path_beside, write_beside
 from firmware_bridge.claims import Claims
 from firmware_bridge.files import sync_folder
-from firmware_bridge.rename import free_name, move_new
+from firmware_bridge.rename import free_name, leads_through_link, move_new
 from firmware_bridge.spool import Spool
 
 DONE, REJECTED = "done", "rejected"
@@ -72,6 +72,8 @@ class Filing:
         source = self._claims.where(path)
         below = path.relative_to(self._watch)
         target = folder / below
+        if leads_through_link(target, self._watch):
+            raise _NotHere
         target.parent.mkdir(parents=True, exist_ok=True)
         # The row's number first, so that a second try after a crash finds the name that the first one took.
         for name in (target, free_name(target, str(seq)), free_name(target)):

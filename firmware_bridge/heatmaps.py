@@ -11,6 +11,8 @@ from pathlib import Path
 from firmware_bridge.beside import OVERLAY_SUFFIX, path_beside
 from firmware_bridge.journal import Journal
 from firmware_bridge.mqtt_message import Message
+from firmware_bridge.png import PNG_MAGIC
+from firmware_bridge.reading import NoFile, NotFinished, read_file
 from firmware_bridge.result import NOTICE
 
 _DRAWN_WITHIN_S = 30.0  # the result is durable before its overlay is
@@ -72,11 +74,10 @@ class Heatmaps:
             places.append(self._watch / "done" / image.relative_to(self._watch))
         for place in places:
             try:
-                with path_beside(place, OVERLAY_SUFFIX).open("rb") as file:
-                    png = file.read(_MOST_BYTES + 1)
-            except OSError:
+                png = read_file(path_beside(place, OVERLAY_SUFFIX), max_bytes=_MOST_BYTES).data
+            except (NoFile, NotFinished):
                 continue  # not drawn yet, filed away, or never there
-            if len(png) <= _MOST_BYTES:
+            if png.startswith(PNG_MAGIC):
                 properties = {"result": result_id, "notice": NOTICE}
                 topic = f"{self._topic}/heatmap/{result_id}"
                 return Message(topic, png, content_type="image/png", user=properties)

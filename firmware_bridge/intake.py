@@ -326,5 +326,5 @@ def _files(folder: Path, *, not_into: frozenset[str]) -> Iterator[tuple[Path, os
                             folders.append(Path(entry.path))
                     elif entry.is_file(follow_symlinks=False) and is_taken_name(entry.name):
                         yield Path(entry.path), entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue  # renamed or removed since the folder was read
+                except OSError:
+                    continue  # renamed or removed since the folder was read; or too deep, or not ours to look at

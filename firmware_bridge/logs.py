@@ -62,6 +62,17 @@ class _Text(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name in `logging`
+        """A line feed or an escape in a text (a file's name can hold both) is shown, not obeyed. Traces have lines."""
+        line = super().formatMessage(record)
+        return (
+            line
+            if line.isprintable()
+            else "".join(
+                letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line
+            )
+        )
+
 
 class _Journal(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:

@@ -44,6 +44,11 @@ def _rename_if_new(source: Path, target: Path) -> bool:
     raise OSError(number, os.strerror(number), str(source), None, str(target))
 
 
+def leads_through_link(path: Path, below: Path) -> bool:
+    """Whether a folder between `below` and the file is a link by now: somebody would have us work where he likes."""
+    return any((below / folder).is_symlink() for folder in list(path.relative_to(below).parents)[:-1])
+
+
 def free_name(path: Path, tag: str = "") -> Path:
     """A name beside `path` that tells it apart: `1~TAG.jpg`. Without a tag: one that nobody has by chance."""
     tag = tag or secrets.token_hex(4)

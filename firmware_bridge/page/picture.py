@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from firmware_bridge.beside import OVERLAY_SUFFIX, path_beside
 from firmware_bridge.decode import DEFAULT_LIMITS, decode
 from firmware_bridge.errors import ImageError
 from firmware_bridge.filing import DONE, REJECTED
@@ -68,7 +69,7 @@ class Pictures:
         """
         for path in self._places(result_id)[0]:
             with contextlib.suppress(NoFile, NotFinished):
-                data = read_file(overlay_path(path), max_bytes=_MOST_OVERLAY_BYTES).data
+                data = read_file(path_beside(path, OVERLAY_SUFFIX), max_bytes=_MOST_OVERLAY_BYTES).data
                 if data.startswith(PNG_MAGIC):
                     return data
         return None
@@ -110,8 +111,3 @@ class Pictures:
             pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
         good, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         return encoded.tobytes() if good else None
-
-
-def overlay_path(image: Path) -> Path:
-    """Where the heat map of an X-ray lies: beside it, as its JSON does."""
-    return image.with_name(f"{image.name}.cxr.png")
