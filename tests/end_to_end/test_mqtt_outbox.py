@@ -103,13 +103,13 @@ def test_heat_maps_have_a_topic_of_their_own(mosquitto: Mosquitto, journal: Jour
         journal.settle([Outcome(row.seq, row.path, f"id-{name}", record)])
         folder = tmp_path / "done" if name == "filed" else tmp_path
         if name != "late":
-            (folder / f"{name}.cxr.png").write_bytes(b"\x89PNG %d" % number)
+            (folder / f"{name}.cxr.png").write_bytes(b"\x89PNG\r\n\x1a\n %d" % number)
     with subscribed(mosquitto, "cxr-edge/box/heatmap/+") as came, running(mosquitto, journal, more=[maps]):
         until(lambda: len(came) == 1, what="the one that is drawn")
-        (tmp_path / "late.cxr.png").write_bytes(b"\x89PNG late")
+        (tmp_path / "late.cxr.png").write_bytes(b"\x89PNG\r\n\x1a\n late")
         until(lambda: len(came) == 2, what="the other")
         assert [message.topic.rpartition("/")[2] for message in came] == ["id-filed", "id-late"]
-        assert [message.payload for message in came] == [b"\x89PNG 2", b"\x89PNG late"]
+        assert [message.payload for message in came] == [b"\x89PNG\r\n\x1a\n 2", b"\x89PNG\r\n\x1a\n late"]
         properties: Any = came[0].properties
         assert properties.ContentType == "image/png"
         assert dict(properties.UserProperty) == {"result": "id-filed", "notice": NOTICE}
