@@ -6,12 +6,13 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from firmware_bridge.settings import load_settings
+from firmware_bridge.settings import SECTIONS, load_settings, section_kind
 from toolkit.cli.main import run
 
 if TYPE_CHECKING:
@@ -91,9 +92,25 @@ def test_a_state_folder_with_a_long_name(agent: Agent) -> None:
     shutil.rmtree(agent.state.parent)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "agent.md", "mqtt.md", "dicom.md", "suitability.md"])
 def test_the_settings_are_ones_that_it_knows(page: str, tmp_path: Path) -> None:
     for number, text in enumerate(blocks(page, "toml")):
         file = tmp_path / f"{number}.toml"
         file.write_text(text, encoding="utf-8")
         load_settings(file, environment={})
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_key_is_in_the_docs(name: str) -> None:
+    """In a block of settings (there perhaps as a comment), or in a table or a sentence as code."""
+    texts = [page.read_text(encoding="utf-8") for page in DOCS.glob("*.md")]
+    texts = [text for text in texts if f"[{name}]" in text]
+    missing = [
+        key.name
+        for key in fields(section_kind(name))
+        if not any(
+            re.search(rf"^(# )?{key.name} = |`(\[{name}\] )?{key.name}( = [^`]*)?`", text, re.MULTILINE)
+            for text in texts
+        )
+    ]
+    assert missing == []
