@@ -23,6 +23,7 @@ from firmware_bridge.dicom_sender import ArchiveError, parse_archive, send
 from firmware_bridge.dicom_settings import DicomSettings
 from firmware_bridge.errors import CxrEdgeError, ResourceError
 from firmware_bridge.files import sync_folder, write_atomically
+from firmware_bridge.filing import DONE, places
 from firmware_bridge.journal import Stored
 from firmware_bridge.parts import Context
 from firmware_bridge.reading import NoFile, NotFinished, read_file
@@ -129,8 +130,7 @@ class Reporter:
         path = self._context.journal.path_of(record["id"])
         if path is None:
             return None
-        filed = (watch / "done" / path.relative_to(watch),) if path.is_relative_to(watch) else ()
-        for place in (path, *filed):
+        for place in places(path, watch, [DONE]):
             try:
                 contents = read_file(place, max_bytes=DEFAULT_LIMITS.max_bytes)
             except (NoFile, NotFinished):

@@ -113,13 +113,18 @@ class Filing:
         """Whether another agent on this folder has scored the very same content: its JSON lies there."""
         if not path.is_relative_to(self._watch):
             return False
-        below = path.relative_to(self._watch)
-        places = [path, *(self._watch / folder / below for folder in self._moves)]
-        return any(id_in(json_path(place)) == result_id for place in places)
+        return any(id_in(json_path(place)) == result_id for place in places(path, self._watch, self._moves))
 
 
 class _NotHere(Exception):
     """It cannot be moved, or no name is free: it stays."""
+
+
+def places(path: Path, watch: Path, folders: Iterable[str]) -> list[Path]:
+    """Where a file that was taken at `path` may lie by now: there, or filed away into one of these folders."""
+    if not path.is_relative_to(watch):
+        return [path]
+    return [path, *(watch / folder / path.relative_to(watch) for folder in folders)]
 
 
 def is_refusal(record: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from firmware_bridge.beside import OVERLAY_SUFFIX, path_beside
+from firmware_bridge.filing import DONE, places
 from firmware_bridge.journal import Journal
 from firmware_bridge.mqtt_message import Message
 from firmware_bridge.png import PNG_MAGIC
@@ -69,10 +70,7 @@ class Heatmaps:
         image = self._journal.path_of(result_id)
         if image is None:
             return None
-        places = [image]
-        if image.is_relative_to(self._watch):
-            places.append(self._watch / "done" / image.relative_to(self._watch))
-        for place in places:
+        for place in places(image, self._watch, [DONE]):
             try:
                 png = read_file(path_beside(place, OVERLAY_SUFFIX), max_bytes=_MOST_BYTES).data
             except (NoFile, NotFinished):

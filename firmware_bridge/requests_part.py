@@ -19,6 +19,7 @@ from firmware_bridge.mqtt import Broker
 from firmware_bridge.mqtt_connection import Connection
 from firmware_bridge.mqtt_message import Inbox, Incoming
 from firmware_bridge.mqtt_part import KIND, broker_of
+from firmware_bridge.mqtt_settings import MqttSettings
 from firmware_bridge.parts import Context
 from firmware_bridge.requests import NoAnswerPossible, Topics, check_payload, digest_of, unreadable
 from firmware_bridge.requests_settings import RequestsSettings
@@ -69,7 +70,8 @@ class RequestsPart:
         self._context = context
         self._settings = settings
         self._broker = broker
-        self._topics = Topics(broker.prefix, context.device, settings.group)
+        discovery = context.settings.section(MqttSettings).discovery_prefix.split("/")[0]
+        self._topics = Topics(broker.prefix, context.device, settings.group, reserved=(discovery,))
         self._backoff = Backoff()
         self._wake = Wake()
         self._stop = threading.Event()

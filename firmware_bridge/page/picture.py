@@ -14,7 +14,7 @@ import numpy as np
 from firmware_bridge.beside import OVERLAY_SUFFIX, path_beside
 from firmware_bridge.decode import DEFAULT_LIMITS, decode
 from firmware_bridge.errors import ImageError
-from firmware_bridge.filing import DONE, REJECTED
+from firmware_bridge.filing import DONE, REJECTED, places
 from firmware_bridge.journal_reader import open_reader
 from firmware_bridge.png import PNG_MAGIC
 from firmware_bridge.reading import NoFile, NotFinished, read_file
@@ -84,7 +84,7 @@ class Pictures:
         seq, path = str(row[0]), Path(os.fsdecode(row[1]))
         if not path.is_relative_to(self._watch):
             return [], ""
-        filed = [self._watch / folder / path.relative_to(self._watch) for folder in (DONE, REJECTED)]
+        _, *filed = places(path, self._watch, (DONE, REJECTED))
         return [path, *filed, *(free_name(place, seq) for place in filed)], str(row[2])
 
     def _data(self, result_id: str) -> bytes | None:
