@@ -23,7 +23,7 @@ def shell_lines(page: Path) -> list[str]:
 
 @pytest.mark.parametrize(("page", "line"), [(page.name, line) for page in PAGES for line in shell_lines(page)])
 def test_commands_of_the_documentation_exist(page: str, line: str) -> None:
-    words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+    words = shlex.split(re.split(r" >>? ", line)[0], comments=True)[1:]
     command: click.Command = cxr_edge
     context = click.Context(command)
     while isinstance(command, click.Group) and not (command.invoke_without_command and words[0].startswith("-")):
