@@ -71,7 +71,8 @@ def score_index(
             f"'{named.name}' holds nothing to score",
             expected=f"rows with the label '{negative}' or '{positive}' in {named.split or 'it'}",
             came=", ".join(f"{count} of '{label}'" for label, count in left_out.most_common(5)) or "no row",
-            do="pass --positive and --negative as the index spells them, or another split",
+            do="index again with --label VALUE=LABEL in the model's words, or name another split; "
+            "evaluate also takes --positive and --negative as the index spells them",
         )
     good: list[Xray] = []
     bad: list[tuple[Path, str]] = []

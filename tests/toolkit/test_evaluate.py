@@ -120,7 +120,7 @@ def test_what_cannot_be_read_is_listed_and_ends_nothing(run: Path, inside: Named
 
 def test_nothing_to_score(run: Path, inside: NamedIndex, tmp_path: Path) -> None:
     models = from_run(run)
-    with pytest.raises(InputError, match=r"(?s)holds nothing to score.*6 of 'normal'"):
+    with pytest.raises(InputError, match=r"(?s)holds nothing to score.*6 of 'normal'.*--label VALUE=LABEL"):
         score_index(inside, models, labels=("well", "sick"))
     with pytest.raises(InputError, match=r"(?s)none of the X-rays.*missing\.png"):
         score_index(_named([Xray(tmp_path / "missing.png", "normal", "1")]), models, labels=LABELS)
