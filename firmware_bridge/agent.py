@@ -37,6 +37,7 @@ from firmware_bridge.result import ModelRef
 from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.score import Scorer
 from firmware_bridge.settings import Settings
+from firmware_bridge.shipped import bundle_path
 from firmware_bridge.spool import Spool
 from firmware_bridge.suitability_settings import ExplainSettings, SuitabilitySettings
 from firmware_bridge.trust import TrustedKey, read_trusted_keys
@@ -122,7 +123,7 @@ class Agent:
                 "config file": self._settings.file,
             },
         )
-        with open_bundle(_required(self._options.bundle, "bundle"), trusted=self._trusted_keys()) as bundle:
+        with open_bundle(bundle_path(self._options.bundle), trusted=self._trusted_keys()) as bundle:
             journal = Journal(state)
             audit = AuditLog(state, journal.path, problem=lambda text: self._health.report("audit", text))
             try:

@@ -15,7 +15,11 @@ class AgentSettings:
 
     SECTION: ClassVar[str] = "agent"
     watch: Path | None = setting(None, "The folder.", environment="CXR_EDGE_WATCH")
-    bundle: Path | None = setting(None, "The bundle (.cxr).", environment="CXR_EDGE_BUNDLE")
+    bundle: Path | None = setting(
+        None,
+        "The bundle: a .cxr file, or cxr-edge/NAME for one that comes with cxr-edge. Default: cxr-edge/kermany.",
+        environment="CXR_EDGE_BUNDLE",
+    )
     state: Path | None = setting(
         None,
         "Folder for journal and device key, on a local disk. Default: one for each watched folder, in your home.",

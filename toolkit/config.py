@@ -46,7 +46,9 @@ class TrainConfig:
     )
     attention: str = _doc("none", "Over the last feature map: none, cbam, or self.")
     message_token: bool = _doc(False, "A learned token that follows the teacher while the head follows the labels.")
-    weights: str = _doc("none", "Where training starts: none, imagenet, or a weights file of an earlier run.")
+    weights: str = _doc(
+        "none", "Where training starts: none, imagenet, cxr-edge/kermany (ours), or a weights file of an earlier run."
+    )
     size_px: int = _doc(224, "Side of the network's square input, a multiple of 32.")
     lungs: bool = _doc(True, "Cut to the lungs before everything else, in training and on the device alike.")
     clahe: bool = _doc(True, "Local contrast equalisation (CLAHE), in training and on the device alike.")

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 from firmware_bridge.errors import ConfigError, ResourceError
+from firmware_bridge.shipped import PREFIX
 from toolkit.backbones.kinds import DENSENET121, EFFICIENTNET_B0, EFFICIENTNET_LITE0, HYBRID
 from toolkit.imagenet_lite0 import weights_file
 from toolkit.memory import available_bytes
+from toolkit.shipped_weights import shipped_weights, shipped_weights_names
 
 # Checkpoints of B0 with Adam's moments (48 MB) in three phases, model files, cache and report.
 _RUN_BYTES = 600_000_000
@@ -55,10 +57,13 @@ def check_weights(weights: str, *, backbone: str) -> None:
         )
     if weights == "imagenet" and backbone == EFFICIENTNET_LITE0.name:
         weights_file()
-    if weights not in ("none", "imagenet") and not Path(weights).expanduser().is_file():
+    if weights in ("none", "imagenet") or shipped_weights(weights) is not None:
+        return
+    if not Path(weights).expanduser().is_file():
         raise ConfigError(
             f"the weights file {weights} is not there",
-            expected="none, imagenet, or the final.weights.h5 of an earlier run",
+            expected="none, imagenet, the final.weights.h5 of an earlier run, or "
+            + ", ".join(PREFIX + name for name in shipped_weights_names()),
             came="no such file",
             do="mend --weights",
         )

@@ -13,6 +13,7 @@ from toolkit.backbones.kinds import BACKBONES, DENSENET121, EFFICIENTNET_B0, EFF
 from toolkit.imagenet_lite0 import load_imagenet_lite0
 from toolkit.input_scale import InputScale
 from toolkit.preflight import check_weights
+from toolkit.shipped_weights import load_half, shipped_weights
 from toolkit.tf import keras, tf
 
 # Backbone to the class in keras.applications and the file that it downloads.
@@ -27,7 +28,7 @@ def load_initial_weights(model: Any, weights: str, *, backbone: str, input_scale
 
     Args:
         model: from `toolkit.model.build_classifier`.
-        weights: "none", "imagenet", or the path of a weights file.
+        weights: "none", "imagenet", "cxr-edge/NAME" (what comes with the package), or the path of a weights file.
         backbone: name of the backbone of `model`.
         input_scale: of `model`.
 
@@ -46,6 +47,10 @@ def load_initial_weights(model: Any, weights: str, *, backbone: str, input_scale
         kind = BACKBONES[backbone]
         for part in kind.parts if isinstance(kind, Hybrid) else (kind,):
             fold_reference(_imagenet_reference(part.name), model, input_scale=input_scale)
+        return
+    shipped = shipped_weights(weights)
+    if shipped is not None:
+        load_half(model, shipped)
         return
     load_weights(model, Path(weights).expanduser())
 
