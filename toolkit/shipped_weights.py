@@ -41,7 +41,7 @@ def save_half(model: Any, path: Path) -> None:
     Raises:
         ResourceError: the file cannot be written.
     """
-    arrays = {_MODEL: np.array(model.name)}
+    arrays: dict[str, Any] = {_MODEL: np.array(model.name)}
     for layer in model.layers:
         for i, value in enumerate(layer.get_weights()):
             arrays[f"{layer.name}:{i}"] = value.astype(np.float16 if value.ndim > 1 else np.float32)
