@@ -30,8 +30,8 @@ _MOST_TRAIN = 1500  # more X-rays change no mean and no axis that matters
 def suitability_run(folder: Path, index: Index, *, workers: int, say: Callable[[str], None]) -> Statistics | None:
     """Fit on the training split, set limits on validation, measure on test; write `suitability.npz` and its figures.
 
-    A run whose preprocessing does not cut to the lungs has no lung network to judge by, and one with a handful of
-    X-rays nothing to learn from: both go without, and the run says so.
+    A run whose preprocessing does not cut to the lungs has no lung network to judge by; one with a handful of X-rays,
+    or with a split that shows no lungs, has nothing to learn from. Both go without, and the run says so.
 
     Args:
         folder: of the run, with its exported models.
@@ -43,11 +43,11 @@ def suitability_run(folder: Path, index: Index, *, workers: int, say: Callable[[
     if model.lungs is None or model.head is None:
         say("suitability: left out, it needs the lung network (lungs = true)")
         return None
-    parts = {
-        name: observe(_spread(index.select(split=name).rows, _MOST_TRAIN), model, name=name, workers=workers)
-        for name in ("train", "validation")
-    }
     try:
+        parts = {
+            name: observe(_spread(index.select(split=name).rows, _MOST_TRAIN), model, name=name, workers=workers)
+            for name in ("train", "validation")
+        }
         statistics = fit_suitability(parts["train"].observed, parts["validation"].observed)
     except InputError as error:
         say(f"suitability: left out, {error.what}: {error.came}")

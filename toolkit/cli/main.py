@@ -25,6 +25,7 @@ COMMANDS = {
     "explain": ("toolkit.cli.explain", "Show where scores come from, right and wrong."),
     "crossval": ("toolkit.cli.crossval", "Train on each data set, test on all."),
     "ablate": ("toolkit.cli.ablate", "One table of what each option does."),
+    "suitability": ("toolkit.cli.suitability", "Count what a bundle refuses to score, and why."),
     "recalibrate": ("toolkit.cli.recalibrate", "Fit a bundle to a site's own X-rays, without training."),
     "bundle": ("toolkit.cli.bundle", "Build, sign, inspect and verify the one-file bundle."),
     "agent": ("toolkit.cli.agent", "Score every X-ray that arrives in a folder; report it once."),
