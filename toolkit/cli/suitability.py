@@ -15,7 +15,7 @@ from firmware_bridge.result import NOTICE
 @click.option("--altered", is_flag=True, help="Judge every picture also turned, inverted and cut off.")
 @click.option("--most", type=click.IntRange(0), default=0, help="Pictures of each set, spread over it; 0: all.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the counts here, too.")
-@click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Threads.")
+@click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Threads that judge.")
 def command(
     sets: tuple[str, ...], bundle_file: Path, altered: bool, most: int, json_file: Path | None, workers: int
 ) -> None:
