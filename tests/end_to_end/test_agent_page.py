@@ -200,6 +200,29 @@ def test_another_address_than_loopback_needs_a_token(agent: Agent) -> None:
     assert "token_file in [page]" in agent.log.read_text()
 
 
+def test_a_port_that_is_taken_is_told_and_tried_again(agent: Agent, xrays: Xrays) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        path = agent.state.parent / "agent.toml"
+        path.write_text(f"[page]\nport = {port}\n")
+        agent.start("--config", str(path))
+        until(lambda: f"port {port} of 127.0.0.1 is taken" in agent.log.read_text(), timeout_s=START_S)
+        xrays.put(agent.watch / "1.jpg", old=True)
+        until(lambda: (agent.watch / "1.jpg.cxr.json").exists(), timeout_s=START_S)
+
+    def served() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    until(served, timeout_s=START_S)
+    assert agent.running
+
+
 def test_a_short_token_is_refused(tmp_path: Path) -> None:
     from firmware_bridge.errors import ConfigError
 
