@@ -18,27 +18,21 @@ from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.apart import check_apart
 from firmware_bridge.audit import AuditLog, AuditSettings
 from firmware_bridge.bundle import Bundle, open_bundle
-from firmware_bridge.claims import Claims
-from firmware_bridge.disk import Disk
 from firmware_bridge.errors import BrokerError, ConfigError, ResourceError
-from firmware_bridge.filing import DONE, REJECTED, Filing
 from firmware_bridge.health import Health
 from firmware_bridge.identity import default_device_name, load_or_make_key
 from firmware_bridge.intake import Intake
-from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.journal import Journal
 from firmware_bridge.logs import LogSettings, set_up
 from firmware_bridge.notify import notify, reloading
 from firmware_bridge.part_set import PartSet, reload
 from firmware_bridge.parts import Changes, Context
-from firmware_bridge.pipeline import Labels, Pipeline, Tally
-from firmware_bridge.recorder import Recorder
+from firmware_bridge.pipeline import Labels, Tally
 from firmware_bridge.result import ModelRef
-from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.score import Scorer
 from firmware_bridge.settings import Settings
 from firmware_bridge.shipped import bundle_path
-from firmware_bridge.spool import Spool
+from firmware_bridge.stages import Stages, assemble
 from firmware_bridge.suitability_settings import ExplainSettings, SuitabilitySettings
 from firmware_bridge.trust import TrustedKey, read_trusted_keys
 
@@ -164,55 +158,24 @@ class Agent:
             )
 
     def _run(self, watch: Path, bundle: Bundle, journal: Journal, audit: AuditLog, *, key: bytes) -> Summary:
-        options = self._settings.section(IntakeSettings)
-        claims = Claims(
-            watch,
-            default_device_name(key),  # from the key: the user may give two agents one name
-            stale_s=options.stale_claim_s,
-            problem=lambda text: self._health.report("claims", text),
-        )
-        claims.put_back()
-        moves = frozenset(name for name, told in ((DONE, options.done), (REJECTED, options.rejected)) if told == "move")
-        intake = Intake(
-            watch,
-            known=lambda path, status: journal.knows(path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns),
-            options=options,
-            once=self._once,
-            problem=lambda text: self._health.report("folder", text),
-            not_into=moves,
-            on_look=claims.tidy,
-        )
         changes = Changes()
-        reserve_mb = self._settings.section(RetentionSettings).reserve_mb
-        disk = Disk([journal.path.parent, watch], reserve_mb=reserve_mb, health=self._health)
-        spool = Spool(journal.path.parent, journal, intake, disk=disk, on_change=changes.note)
-        spool.tidy()
-        filing = Filing(watch, claims, spool, moves=moves)
-        recorder = Recorder(
-            journal,
-            self._health,
-            on_results=changes.note,
-            on_done=intake.done,
-            filing=filing,
-            report_again=options.repeated == "report",
-            patient=not self._once,
-            audit=self._follower(audit, journal),
-        )
-        pipeline = Pipeline(
-            *self._scoring(bundle, key),
+        scorer, labels = self._scoring(bundle, key)
+        stages = assemble(
+            watch,
+            scorer,
+            labels,
+            owner=default_device_name(key),  # from the key: the user may give two agents one name
             journal=journal,
-            intake=intake,
-            recorder=recorder,
-            claims=claims,
-            filing=filing,
-            disk=disk,
-            patient=not self._once,
-            grace_s=options.grace_s,
+            health=self._health,
+            settings=self._settings,
+            once=self._once,
+            on_change=changes.note,
+            audit=self._follower(audit, journal),
         )
         context = Context(
             journal=journal,
-            spool=spool,
-            intake=intake,
+            spool=stages.spool,
+            intake=stages.intake,
             bundle=bundle,
             health=self._health,
             changes=changes,
@@ -221,25 +184,19 @@ class Agent:
             watch=watch,
             state=journal.path.parent,
             settings=self._settings,
-            tally=pipeline.tally,
+            tally=stages.tally,
             once=self._once,
             stopping=self._stop,
         )
         parts = PartSet(context, PARTS, always=ALWAYS, fatal=self._end_with)
         _LOG.info("agent %s, bundle %s (%s)", context.device, bundle.manifest.name, bundle.id[:12])
-        stages = [
-            self._thread("recorder", recorder.run, broken=recorder.broken),
-            self._thread("inference", pipeline.infer, broken=recorder.broken),
-            self._thread("reader", pipeline.read, broken=recorder.broken),
-            self._thread("intake", lambda: self._take_in(intake, journal), broken=recorder.broken),
-        ]
+        stages.start(on_failure=self._end_with)
         parts.start()
         try:
-            self._wait(intake, journal, parts)
+            self._wait(stages.intake, journal, parts)
         finally:
-            self._shut_down(intake, recorder, stages, parts)
-            claims.close()
-        return self._summary(journal, pipeline.tally, reports="mqtt" in parts)
+            self._shut_down(stages, parts)
+        return self._summary(journal, stages.tally, reports="mqtt" in parts)
 
     def _scoring(self, bundle: Bundle, key: bytes) -> tuple[Scorer, Labels]:
         precision = self._options.precision or None
@@ -277,26 +234,6 @@ class Agent:
         self._failure = self._failure or error
         self._stop.set()
 
-    def _take_in(self, intake: Intake, journal: Journal) -> None:
-        # Read as a whole before anything is taken: these rows are few, the short queues see to that.
-        intake.recover(iter([row.path for row in journal.open_intakes(limit=-1)]))
-        intake.run()
-
-    def _thread(self, name: str, body: Callable[[], None], *, broken: threading.Event) -> threading.Thread:
-        """Start a thread whose error ends the agent; `broken` tells the threads before it that its queue is dead."""
-
-        def guarded() -> None:
-            try:
-                body()
-            except BaseException as error:
-                broken.set()
-                self._end_with(error)
-
-        thread = threading.Thread(target=guarded, name=name, daemon=True)
-        self._health.progress.watch(thread)
-        thread.start()
-        return thread
-
     def _wait(self, intake: Intake, journal: Journal, parts: PartSet) -> None:
         notify("READY=1")
         if not self._once:
@@ -318,15 +255,15 @@ class Agent:
         self._settings = reload(self._settings, parts, live=live)
         notify("READY=1")
 
-    def _shut_down(self, intake: Intake, recorder: Recorder, stages: list[threading.Thread], parts: PartSet) -> None:
+    def _shut_down(self, stages: Stages, parts: PartSet) -> None:
         notify("STOPPING=1")
         self._health.progress.release()
         deadline_s = time.monotonic() + _STOP_S
-        recorder.stopping.set()
-        intake.stop()
-        for thread in reversed(stages):
-            thread.join(max(0.1, deadline_s - time.monotonic()))
-        parts.stop(deadline_s)
+        try:
+            stages.stop(deadline_s)
+            parts.stop(deadline_s)
+        finally:
+            stages.claims.close()
 
     def _summary(self, journal: Journal, tally: Tally, *, reports: bool) -> Summary:
         if self._failure is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
 
-from firmware_bridge.files import short_hash, write_atomically
+from firmware_bridge.files import create_new, short_hash, write_atomically
 
 SUFFIX = ".cxr.json"
 OVERLAY_SUFFIX = ".cxr.png"
@@ -42,8 +43,69 @@ def path_beside(image: Path, suffix: str) -> Path:
     return image.parent / (os.fsdecode(name) + suffix)
 
 
+class Draft:
+    """The JSON of an image as a temporary file, that can be synced together with others and then gets its name.
+
+    Raises:
+        OSError: the folder is gone, read-only, or its disk is full.
+    """
+
+    def __init__(self, image: Path, record: str) -> None:
+        target = json_path(image)
+        # One temporary name for each image: what a kill leaves behind, the next run overwrites.
+        self._temporary = target.with_name(f"{_TEMPORARY_PREFIX}{short_hash(target.name)}.tmp")
+        self._handle = create_new(self._temporary)
+        try:
+            _write_all(self._handle, record.encode() + b"\n")
+        except OSError:
+            self.drop()
+            raise
+
+    def sync(self) -> None:
+        """Make the content durable.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        try:
+            os.fsync(self._handle)
+        except OSError:
+            self.drop()
+            raise
+        self._close()
+
+    def place(self, image: Path) -> None:
+        """Give it the name beside the image, which lies in the same folder. A link in its place is replaced.
+
+        Durable after `files.sync_folder`.
+
+        Raises:
+            OSError: the folder is gone or read-only.
+        """
+        self._temporary.replace(json_path(image))
+
+    def take_back(self, image: Path) -> None:
+        """Undo `place`.
+
+        Raises:
+            OSError: see there.
+        """
+        json_path(image).replace(self._temporary)
+
+    def drop(self) -> None:
+        """Remove it."""
+        self._close()
+        with contextlib.suppress(OSError):  # the error that led here is the one to hear of
+            self._temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
 def write_overlay(image: Path, png: bytes) -> None:
-    """Write the overlay of an image, likewise.
+    """Write the overlay of an image, whole or not at all.
 
     Raises:
         OSError: the folder is gone, read-only, or its disk is full.
@@ -60,7 +122,16 @@ def write_beside(image: Path, record: str) -> None:
     Raises:
         OSError: the folder is gone, read-only, or its disk is full.
     """
-    target = json_path(image)
-    # One temporary name for each image: what a kill leaves behind, the next run overwrites.
-    temporary = target.with_name(f"{_TEMPORARY_PREFIX}{short_hash(target.name)}.tmp")
-    write_atomically(target, record.encode() + b"\n", temporary=temporary)
+    draft = Draft(image, record)
+    try:
+        draft.sync()
+        draft.place(image)
+    except OSError:
+        draft.drop()
+        raise
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]

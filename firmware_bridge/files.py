@@ -33,11 +33,8 @@ def write_atomically(
         OSError: the folder is gone or cannot be written, or its disk is full.
     """
     part = temporary or path.with_name(f".cxr-{short_hash(path.name)}-{os.getpid()}.part")
-    part.unlink(missing_ok=True)
-    # O_EXCL and O_NOFOLLOW: in a folder that others write to, nobody can have us write through a link of theirs.
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(create_new(part, mode=mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -49,6 +46,17 @@ def write_atomically(
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def create_new(path: Path, *, mode: int = 0o666) -> int:
+    """Create a file in place of whatever has that name, and open it for writing; its descriptor.
+
+    Raises:
+        OSError: the folder is gone or cannot be written.
+    """
+    path.unlink(missing_ok=True)
+    # O_EXCL and O_NOFOLLOW: in a folder that others write to, nobody can have us write through a link of theirs.
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 def sync_folder(folder: Path) -> None:

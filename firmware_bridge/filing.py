@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_bridge.beside import OVERLAY_SUFFIX, json_path, path_beside, write_beside
+from firmware_bridge.beside import OVERLAY_SUFFIX, Draft, json_path, path_beside, write_beside
 from firmware_bridge.claims import Claims
 from firmware_bridge.files import sync_folder
 from firmware_bridge.rename import free_name, leads_through_link, move_new
@@ -24,10 +24,22 @@ _UNMOVABLE = (errno.EXDEV, errno.EPERM, errno.EACCES)
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What became of a file: whether it was moved, and the folders whose entries changed."""
+    """What became of a file: whether it was moved, the folders whose entries changed, and where it lies if moved."""
 
     moved: bool
     folders: tuple[Path, ...]
+    place: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A file whose outcome is durable and whose JSON is drafted: to lie beside `target` if that is where it goes."""
+
+    seq: int
+    path: Path
+    record: str
+    target: Path | None
+    draft: Draft | None
 
 
 class Filing:
@@ -47,55 +59,74 @@ class Filing:
         self._moves = moves
         self._identity = _identity(watch)
 
-    def file(self, seq: int, path: Path, record: str) -> Filed:
-        """Write the JSON, then put the file where it belongs. Called again after a crash it ends up the same.
+    def draft(self, seq: int, path: Path, record: str) -> Drafted:
+        """Write the JSON where it is going to lie, under a temporary name, and do not wait for the disk.
 
         Raises:
             OSError: the folder is gone or read-only, or the disk is full.
-            ResourceError: a file of the spool cannot be removed.
         """
         if self._spool.holds(path):
-            self._spool.discard(path)
-            return Filed(True, (self._spool.folder,))
+            return Drafted(seq, path, record, None, None)
         if self._is_away() and not os.path.lexists(self._claims.where(path)):
             raise FileNotFoundError(errno.ENOENT, "the watched folder is away", str(self._watch))
         folder = REJECTED if is_refusal(record) else DONE
         if folder in self._moves:
-            with contextlib.suppress(_NotHere):
-                return self._move(seq, path, record, self._watch / folder)
-        write_beside(path, record)
+            target = self._watch / folder / path.relative_to(self._watch)
+            if not leads_through_link(target, self._watch):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                return Drafted(seq, path, record, target, Draft(target, record))
+        return Drafted(seq, path, record, None, Draft(path, record))
+
+    def file(self, drafted: Drafted) -> Filed:
+        """Give the JSON its name, then put the file where it belongs. Done again after a crash it ends up the same.
+
+        Raises:
+            OSError: see `draft`.
+            ResourceError: a file of the spool cannot be removed.
+        """
+        path, draft = drafted.path, drafted.draft
+        if draft is None:
+            self._spool.discard(path)
+            return Filed(True, (self._spool.folder,))
+        try:
+            if drafted.target is not None:
+                with contextlib.suppress(_NotHere):
+                    return self._move(drafted, draft, drafted.target)
+                draft.drop()
+                write_beside(path, drafted.record)
+            else:
+                draft.place(path)
+        except OSError:
+            draft.drop()
+            raise
         folders = {path.parent, self._claims.where(path).parent}
         self._claims.release(path)
         return Filed(False, tuple(folders))
 
-    def _move(self, seq: int, path: Path, record: str, folder: Path) -> Filed:
+    def _move(self, drafted: Drafted, draft: Draft, target: Path) -> Filed:
+        path, record = drafted.path, drafted.record
         source = self._claims.where(path)
-        below = path.relative_to(self._watch)
-        target = folder / below
-        if leads_through_link(target, self._watch):
-            raise _NotHere
-        target.parent.mkdir(parents=True, exist_ok=True)
         # The row's number first, so that a second try after a crash finds the name that the first one took.
-        for name in (target, free_name(target, str(seq)), free_name(target)):
+        for name in (target, free_name(target, str(drafted.seq)), free_name(target)):
             if os.path.lexists(name) or _is_others(json_path(name), record):
                 continue
-            write_beside(name, record)
+            draft.place(name)
             try:
                 move_new(source, name)
             except FileExistsError:
-                json_path(name).unlink(missing_ok=True)
+                draft.take_back(name)
                 continue
             except FileNotFoundError:
                 pass  # the X-ray is gone; its JSON tells what became of it
             except OSError as error:
-                json_path(name).unlink(missing_ok=True)
+                draft.take_back(name)
                 if error.errno in _UNMOVABLE:
                     raise _NotHere from error
                 raise
             with contextlib.suppress(FileNotFoundError):  # most results have no overlay
                 path_beside(path, OVERLAY_SUFFIX).replace(path_beside(name, OVERLAY_SUFFIX))
             self._claims.forget(path)
-            return Filed(True, (target.parent, source.parent))
+            return Filed(True, (target.parent, source.parent), name)
         raise _NotHere
 
     def holds(self, path: Path) -> bool:

@@ -177,6 +177,11 @@ class Intake:
         with self._changed:
             return self._changed.wait_for(done, timeout_s)
 
+    def at_rest(self, besides: int, *, timeout_s: float) -> bool:
+        """Wait until no more than so many of the files that were handed out are not done yet; False: it took longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._present) - len(self._waiting) <= besides, timeout_s)
+
     def done(self, path: Path) -> None:
         """The file is accounted for. If it changed meanwhile it comes again."""
         with self._changed:

@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Journal:
     def __init__(self, state: Path) -> None:
         self.path = state / "journal.sqlite"
         self._mutex = threading.RLock()
+        self._reading = threading.Lock()
         # The number of the last result that may be reported: the audit log has come so far.
         self.reportable = sys.maxsize
         with self._translated():
@@ -99,6 +100,8 @@ class Journal:
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:
             self._set_up()
+            # Reads have a connection of their own: nobody who asks waits for another's commit to reach the disk.
+            self._reader = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
         except BaseException:
             self._db.close()
             raise
@@ -148,8 +151,12 @@ class Journal:
                 raise
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self._reading, self._translated():
+            return self._reader.execute(query, values).fetchall()
+
+    def _pragma(self, statement: str) -> list[tuple[Any, ...]]:
         with self._mutex, self._translated():
-            return self._db.execute(query, values).fetchall()
+            return self._db.execute(f"PRAGMA {statement}").fetchall()
 
     def knows(self, path: Path, *, size_bytes: int, mtime_ns: int) -> bool:
         """Whether this very file (as far as its name, size and time tell) was taken before and is still there."""
@@ -216,6 +223,7 @@ class Journal:
         *,
         written: Sequence[int] = (),
         moved: Sequence[int] = (),
+        places: Mapping[int, Path] | None = None,
         report_again: bool = False,
     ) -> list[str]:
         """Make outcomes durable, all in one commit.
@@ -224,6 +232,7 @@ class Journal:
             outcomes: what came of rows.
             written: the rows whose JSON lies beside the file.
             moved: those of them whose file is no longer where it was found: a new one may come under its name.
+            places: where those of them lie now that are still there.
             report_again: an outcome whose record is there already is to be reported once more.
 
         Returns:
@@ -234,6 +243,8 @@ class Journal:
         with self._transaction() as db:
             db.executemany("UPDATE intake SET state='done' WHERE seq=?", [(seq,) for seq in written])
             db.executemany("UPDATE intake SET moved=1 WHERE seq=?", [(seq,) for seq in moved])
+            now_at = [(os.fsencode(place), seq) for seq, place in (places or {}).items()]
+            db.executemany("UPDATE intake SET place=? WHERE seq=?", now_at)
             for outcome in outcomes:
                 if outcome.record is not None:
                     now_s = time.time()
@@ -316,9 +327,11 @@ class Journal:
         return int(self._rows("SELECT coalesce(max(seq), 0) FROM result")[0][0])
 
     def path_of(self, result_id: str) -> Path | None:
-        """Where the image of a result was taken last."""
+        """Where the image of a result lies that was taken last: where it was filed away to, or where it was found."""
         # From the newest row backwards: it is found among the first, without an index.
-        rows = self._rows("SELECT path FROM intake WHERE result_id=? ORDER BY seq DESC LIMIT 1", (result_id,))
+        rows = self._rows(
+            "SELECT coalesce(place, path) FROM intake WHERE result_id=? ORDER BY seq DESC LIMIT 1", (result_id,)
+        )
         return Path(os.fsdecode(rows[0][0])) if rows else None
 
     def latest(self, *, limit: int) -> list[str]:
@@ -367,12 +380,11 @@ class Journal:
         if replies_before_s is not None:
             with self._transaction() as db:
                 forget_old(db, replies_before_s)
-        while self._rows("PRAGMA freelist_count")[0][0]:
-            before = self._rows("PRAGMA freelist_count")[0][0]
-            self._rows(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
-            if self._rows("PRAGMA freelist_count")[0][0] >= before:
+        while before := self._pragma("freelist_count")[0][0]:
+            self._pragma(f"incremental_vacuum({_VACUUM_PAGES})")
+            if self._pragma("freelist_count")[0][0] >= before:
                 break  # an old file that was not made for it
-        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._pragma("wal_checkpoint(TRUNCATE)")
 
     def counts(self) -> Counts:
         """How much is open."""
@@ -385,6 +397,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file and give the folder free."""
-        with self._mutex:
+        with self._mutex, self._reading:
+            self._reader.close()
             self._db.close()
             self._lock_file.close()

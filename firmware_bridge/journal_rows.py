@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 3
+SCHEMA = 4
 # Schema 2; a new journal takes the same steps from there as an old one.
 TABLES = """
 CREATE TABLE intake (
@@ -55,6 +55,7 @@ CREATE INDEX reply_asked ON reply (topic, correlation);
 STEPS = {
     1: "ALTER TABLE intake ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;",
     2: _SCHEMA_3,
+    3: "ALTER TABLE intake ADD COLUMN place BLOB;",  # where the file was filed away to; NULL: at `path`, or gone
 }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from firmware_bridge.errors import ResourceError
-from firmware_bridge.filing import Filed, Filing, sync
+from firmware_bridge.filing import Drafted, Filed, Filing, sync
 from firmware_bridge.health import Health
 from firmware_bridge.journal import Journal, JournalDamaged, Outcome
 
@@ -147,24 +148,49 @@ class Recorder:
 
     def _note(self, outcomes: list[Outcome], written: _Written) -> list[str]:
         return self._journal.settle(
-            outcomes, written=written.seqs, moved=written.moved, report_again=self._report_again
+            outcomes,
+            written=written.seqs,
+            moved=written.moved,
+            places=written.places,
+            report_again=self._report_again,
         )
 
     def _file(self, rows: list[tuple[int, Path, str]]) -> _Written:
-        filed: list[tuple[int, Filed]] = []
+        """All JSON files first, then all syncs: the first sync writes most of what the others wait for."""
+        drafts: list[Drafted] = []
         for seq, path, record in rows:
-            try:
-                filed.append((seq, self._filing.file(seq, path, record)))
-            except ResourceError as error:
-                self._health.report("spool", f"{error.what}: {error.came}")
-            except OSError as error:
-                self._health.report("json", f"JSON beside the X-rays cannot be written: {error.strerror}")
+            with self._told("written"):
+                drafts.append(self._filing.draft(seq, path, record))
+        synced: list[Drafted] = []
+        for drafted in drafts:
+            with self._told("synced"):
+                if drafted.draft is not None:
+                    drafted.draft.sync()
+                synced.append(drafted)
+        filed: list[tuple[int, Filed]] = []
+        for drafted in synced:
+            with self._told("written"):
+                filed.append((drafted.seq, self._filing.file(drafted)))
         try:
             sync(one for _, one in filed)
         except OSError as error:
             self._health.report("json", f"JSON beside the X-rays cannot be synced: {error.strerror}")
             return _Written()
-        return _Written([seq for seq, _ in filed], [seq for seq, one in filed if one.moved])
+        return _Written(
+            [seq for seq, _ in filed],
+            [seq for seq, one in filed if one.moved],
+            {seq: one.place for seq, one in filed if one.place is not None},
+        )
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """What goes wrong with one file is reported, and the next one has its turn; this one stays unwritten."""
+        try:
+            yield
+        except ResourceError as error:
+            self._health.report("spool", f"{error.what}: {error.came}")
+        except OSError as error:
+            self._health.report("json", f"JSON beside the X-rays cannot be {what}: {error.strerror}")
 
     def _write_missing(self) -> None:
         """File what a crash or a full disk left out. The first failure ends it: the rest would fail like it."""
@@ -176,7 +202,9 @@ class Recorder:
             here = [row for row in rows if row[0] not in gone]
             written = self._file(here)
             failed = len(written.seqs) < len(here)
-            self._journal.settle([], written=[*written.seqs, *gone], moved=[*written.moved, *gone])
+            self._journal.settle(
+                [], written=[*written.seqs, *gone], moved=[*written.moved, *gone], places=written.places
+            )
             if self.stopping.is_set():
                 return
         if not failed:
@@ -185,10 +213,11 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """The rows whose files are filed, and those of them that were moved."""
+    """The rows whose files are filed, those of them that were moved, and where to."""
 
     seqs: list[int] = field(default_factory=list)
     moved: list[int] = field(default_factory=list)
+    places: dict[int, Path] = field(default_factory=dict)
 
 
 def _drain(source: queue.Queue[Item | None], *, timeout_s: float) -> tuple[list[Item], bool]:

@@ -76,7 +76,7 @@ class Pictures:
 
     def _places(self, result_id: str) -> tuple[list[Path], str]:
         """Where the X-ray of a result may lie, and its SHA-256; no place where the journal knows none."""
-        query = "SELECT seq, path, sha256 FROM intake WHERE result_id=? ORDER BY seq DESC LIMIT 1"
+        query = "SELECT seq, path, sha256, place FROM intake WHERE result_id=? ORDER BY seq DESC LIMIT 1"
         with open_reader(self._state) as journal:
             row = journal.execute(query, (result_id,)).fetchone()
         if row is None:
@@ -85,7 +85,8 @@ class Pictures:
         if not path.is_relative_to(self._watch):
             return [], ""
         _, *filed = places(path, self._watch, (DONE, REJECTED))
-        return [path, *filed, *(free_name(place, seq) for place in filed)], str(row[2])
+        known = [Path(os.fsdecode(row[3]))] if row[3] is not None else []
+        return [*known, path, *filed, *(free_name(place, seq) for place in filed)], str(row[2])
 
     def _data(self, result_id: str) -> bytes | None:
         places, sha256 = self._places(result_id)

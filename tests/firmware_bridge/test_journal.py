@@ -120,16 +120,18 @@ def test_tries_are_counted_across_runs_until_one_does_no_harm(state: Path) -> No
     again.close()
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_a_journal_of_an_older_schema_is_brought_up_to_date(state: Path, schema: int) -> None:
     journal = Journal(state)
     row = take(journal, A, "s1")
     journal.close()
     with sqlite3.connect(state / "journal.sqlite") as db:
-        db.execute("DROP TABLE reply")
-        db.execute("DROP TABLE fact")
-        db.execute("DROP INDEX intake_result")
-        db.execute("ALTER TABLE intake DROP COLUMN moved")
+        db.execute("ALTER TABLE intake DROP COLUMN place")
+        if schema < 3:
+            db.execute("DROP TABLE reply")
+            db.execute("DROP TABLE fact")
+            db.execute("DROP INDEX intake_result")
+            db.execute("ALTER TABLE intake DROP COLUMN moved")
         if schema == 1:
             db.execute("ALTER TABLE intake DROP COLUMN tries")
         db.execute(f"PRAGMA user_version={schema}")
