@@ -12,7 +12,7 @@ from firmware_bridge.files import create_new, short_hash, write_atomically
 SUFFIX = ".cxr.json"
 OVERLAY_SUFFIX = ".cxr.png"
 REPORT_SUFFIX, CAPTURE_SUFFIX = ".cxr.sr.dcm", ".cxr.sc.dcm"
-_OURS = (SUFFIX, OVERLAY_SUFFIX, REPORT_SUFFIX, CAPTURE_SUFFIX)
+OURS = (SUFFIX, OVERLAY_SUFFIX, REPORT_SUFFIX, CAPTURE_SUFFIX)
 _TEMPORARY_PREFIX = ".cxr-"
 _MAX_NAME_BYTES = 255
 # What programs call a file that they have not finished.
@@ -21,7 +21,7 @@ _UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".f
 
 def is_taken_name(name: str) -> bool:
     """Whether a file of that name is ours to take: not hidden, not a result, not by custom a half-written file."""
-    return not name.startswith(".") and not name.lower().endswith((*_OURS, *_UNFINISHED_SUFFIXES))
+    return not name.startswith(".") and not name.lower().endswith((*OURS, *_UNFINISHED_SUFFIXES))
 
 
 def is_taken_path(path: Path) -> bool:

@@ -27,6 +27,7 @@ from firmware_bridge.dicom_settings import SOP_CLASSES, DicomSettings
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.files import sync_folder, write_atomically
 from firmware_bridge.parts import Context
+from firmware_bridge.retention_settings import RetentionSettings
 
 _LOG = logging.getLogger(__name__)
 # PS3.7, annex C, and PS3.4, B.2.3
@@ -205,7 +206,7 @@ class Receiver:
             return OUT_OF_RESOURCES
         content: bytes = event.encoded_dataset()
         try:
-            if shutil.disk_usage(self._context.watch).free < self._settings.reserve_mb * 1e6 + len(content):
+            if shutil.disk_usage(self._context.watch).free < self._reserve_bytes() + len(content):
                 return OUT_OF_RESOURCES
             self._write(uid, content)
         except OSError as error:
@@ -213,6 +214,10 @@ class Receiver:
             return OUT_OF_RESOURCES
         self._context.health.report("dicom", None)
         return SUCCESS
+
+    def _reserve_bytes(self) -> float:
+        told_mb = self._settings.reserve_mb
+        return 1e6 * (self._context.settings.section(RetentionSettings).reserve_mb if told_mb is None else told_mb)
 
     def _write(self, uid: str, content: bytes) -> None:
         """Durable when it returns. The name tells neither patient nor study; the same X-ray again has the same one."""

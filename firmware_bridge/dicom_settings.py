@@ -34,7 +34,9 @@ class DicomSettings:
     max_pdu_bytes: int = setting(131072, "The largest piece that a sender may send.", least=4096, most=1048576)
     max_associations: int = setting(4, "Senders at a time; each may hold one X-ray in memory.", least=1, most=64)
     timeout_s: float = setting(30.0, "Seconds that a silent sender, or one that is too slow, is waited for.", least=1)
-    reserve_mb: float = setting(200.0, "Free disk below which senders are told to come back later.", least=0)
+    reserve_mb: float | None = setting(
+        None, "Free disk below which senders are told to come back later. Default: that of [retention].", least=0
+    )
     tls_certificate: Path | None = setting(None, "Our certificate chain (PEM): only TLS connections are taken.")
     tls_key: Path | None = setting(None, "Its key (PEM).")
     tls_ca: Path | None = setting(None, "Whose certificates senders must have; and the receiver of reports.")

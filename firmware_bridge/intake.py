@@ -83,6 +83,7 @@ class Intake:
         self._problem = problem
         self._changed = threading.Condition()
         self._waiting: deque[Candidate] = deque()
+        self._urgent: deque[Candidate] = deque()  # somebody waits for the answer: these go first
         self._present: set[Path] = set()  # handed in, not yet `done`
         self._again: set[Path] = set()  # changed while present
         self._settling: dict[Path, _Settling] = {}
@@ -158,13 +159,15 @@ class Intake:
             return len(self._present) + len(self._settling)
 
     def batch(self, most: int, *, timeout_s: float) -> list[Candidate]:
-        """Up to `most` files, oldest offer first; empty when none came in time."""
+        """Up to `most` files: those of `offer`, then the others, oldest first; empty when none came in time."""
         with self._changed:
-            if not self._waiting and not self._stopped:
+            if not (self._urgent or self._waiting or self._stopped):
                 self._changed.wait(timeout_s)
             if self._stopped:
                 return []
-            taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+            taken: list[Candidate] = []
+            for line in (self._urgent, self._waiting):
+                taken += [line.popleft() for _ in range(min(most - len(taken), len(line)))]
             self._changed.notify_all()
             return taken
 
@@ -172,7 +175,8 @@ class Intake:
         """Wait until the file is accounted for, put off, or to be read again; False when that took longer."""
 
         def done() -> bool:
-            return path not in self._present or any(candidate.path == path for candidate in self._waiting)
+            waiting = (candidate.path for line in (self._urgent, self._waiting) for candidate in line)
+            return path not in self._present or path in waiting
 
         with self._changed:
             return self._changed.wait_for(done, timeout_s)
@@ -180,7 +184,10 @@ class Intake:
     def at_rest(self, besides: int, *, timeout_s: float) -> bool:
         """Wait until no more than so many of the files that were handed out are not done yet; False: it took longer."""
         with self._changed:
-            return self._changed.wait_for(lambda: len(self._present) - len(self._waiting) <= besides, timeout_s)
+            return self._changed.wait_for(lambda: self._in_work() <= besides, timeout_s)
+
+    def _in_work(self) -> int:
+        return len(self._present) - len(self._waiting) - len(self._urgent)
 
     def done(self, path: Path) -> None:
         """The file is accounted for. If it changed meanwhile it comes again."""
@@ -209,9 +216,12 @@ class Intake:
             self._offer(Candidate(path, recovered=True, last_chance=not path.is_relative_to(self._folder)))
 
     def offer(self, path: Path) -> None:
-        """Hand in a file that is finished and journaled; it need not lie in the watched folder. Does not wait."""
+        """Hand in a file that is finished and journaled and goes before others; it need not lie in the watched folder.
+
+        Does not wait.
+        """
         with self._changed:
-            self._add(Candidate(path, last_chance=True))
+            self._add(Candidate(path, last_chance=True), self._urgent)
 
     def _offer(self, candidate: Candidate) -> None:
         """Add, and wait while there are too many."""
@@ -220,10 +230,10 @@ class Intake:
                 self._changed.wait(1.0)
             self._add(candidate)
 
-    def _add(self, candidate: Candidate) -> None:
+    def _add(self, candidate: Candidate, line: deque[Candidate] | None = None) -> None:
         if candidate.path not in self._present:
             self._present.add(candidate.path)
-            self._waiting.append(candidate)
+            (self._waiting if line is None else line).append(candidate)
             self._changed.notify_all()
 
     def _on_event(self, path: Path | None) -> None:

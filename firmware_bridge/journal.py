@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -345,9 +345,8 @@ class Journal:
     @property
     def used_bytes(self) -> int:
         """What the rows take; the file may be larger until `shrink`."""
-        query = """SELECT (page_count - freelist_count) * page_size
-                   FROM pragma_page_count, pragma_freelist_count, pragma_page_size"""
-        return int(self._rows(query)[0][0])
+        used = self._pragma("page_count")[0][0] - self._pragma("freelist_count")[0][0]
+        return int(used * self._pragma("page_size")[0][0])
 
     @property
     def lost(self) -> int:
@@ -356,7 +355,14 @@ class Journal:
         return int(rows[0][0]) if rows else 0
 
     def drop(
-        self, *, before_s: float | None = None, reports: bool, least: int, limit: int, counted: bool = False
+        self,
+        *,
+        before_s: float | None = None,
+        reports: bool,
+        least: int,
+        limit: int,
+        is_gone: Callable[[Path], bool],
+        counted: bool = False,
     ) -> Dropped:
         """Remove the oldest results, in one commit; see `journal_keep.drop`. None that the audit log does not have yet.
 
@@ -365,11 +371,18 @@ class Journal:
             reports: only what was acknowledged.
             least: so many of the newest stay.
             limit: at most so many.
+            is_gone: whether a file is not where it was taken any more; the row of one that is stays.
             counted: note what was removed unreported as lost.
         """
         with self._transaction() as db:
             dropped = drop(
-                db, up_to=self.reportable, before_s=before_s, reported_only=reports, least=least, limit=limit
+                db,
+                up_to=self.reportable,
+                before_s=before_s,
+                reported_only=reports,
+                least=least,
+                limit=limit,
+                is_gone=is_gone,
             )
             if counted and dropped.unreported:
                 count_lost(db, dropped.unreported)

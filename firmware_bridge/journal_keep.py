@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 # A device without a battery-backed clock wakes up in 1970: what it wrote then has no age that could be known.
 _PLAUSIBLE_S = 1_767_225_600.0  # 2026-01-01
@@ -30,6 +32,7 @@ def drop(
     reported_only: bool,
     least: int,
     limit: int,
+    is_gone: Callable[[Path], bool],
 ) -> Dropped:
     """Remove results, within the caller's transaction.
 
@@ -40,6 +43,7 @@ def drop(
         reported_only: only what was acknowledged.
         least: so many of the newest stay.
         limit: at most so many at once.
+        is_gone: whether a file is not where it was taken any more.
     """
     query = """
         SELECT seq, id, sent_s FROM result
@@ -52,7 +56,7 @@ def drop(
     for seq, id, _ in rows:
         files = db.execute("SELECT seq, path, moved FROM intake WHERE result_id=?", (id,)).fetchall()
         # The row of a file that still lies in the folder stays: it says that the file has been scored.
-        gone = [(intake,) for intake, path, moved in files if moved or not os.path.lexists(path)]
+        gone = [(intake,) for intake, path, moved in files if moved or is_gone(Path(os.fsdecode(path)))]
         db.executemany("DELETE FROM intake WHERE seq=?", gone)
         db.execute("DELETE FROM result WHERE seq=?", (seq,))
     return Dropped(len(rows), sum(sent_s is None for _, _, sent_s in rows))

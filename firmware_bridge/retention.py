@@ -8,16 +8,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_bridge.beside import SUFFIX, json_path
+from firmware_bridge.beside import CAPTURE_SUFFIX, OURS, OVERLAY_SUFFIX, REPORT_SUFFIX, SUFFIX, json_path, path_beside
 from firmware_bridge.filing import DONE, REJECTED, id_in
 from firmware_bridge.journal import Journal
 from firmware_bridge.journal_keep import Dropped
 from firmware_bridge.mqtt_settings import MqttSettings
 from firmware_bridge.parts import Context
+from firmware_bridge.presence import Presence
 from firmware_bridge.retention_settings import RetentionSettings
 
 _LOG = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Retention:
         self._reports = bool(context.settings.section(MqttSettings).url)
         self._stop = threading.Event()
         self._clock = Clock()
+        self._presence = Presence(context.watch)
 
     def run(self) -> None:
         """Work until `stop`."""
@@ -64,7 +66,8 @@ class Retention:
         """
         settings, journal = self._settings, self._context.journal
         now_s = self._clock.now_s()
-        dropped = prune(journal, settings, now_s=now_s, reports=self._reports, stop=self._stop)
+        is_gone = self._presence.is_gone
+        dropped = prune(journal, settings, now_s=now_s, reports=self._reports, stop=self._stop, is_gone=is_gone)
         if dropped.unreported:
             _LOG.error("%d results were removed before anybody had acknowledged them", dropped.unreported)
         lost = journal.lost
@@ -123,6 +126,7 @@ def prune(
     now_s: float | None,
     reports: bool,
     stop: threading.Event,
+    is_gone: Callable[[Path], bool],
 ) -> Dropped:
     """Remove results by age, then by the file's size, oldest first; and give the room back to the disk.
 
@@ -133,15 +137,17 @@ def prune(
     if now_s is not None and settings.results_days:
         before_s = now_s - settings.results_days * _DAY_S
         while not stop.is_set():
-            dropped = journal.drop(before_s=before_s, reports=reports, least=_LEAST_RESULTS, limit=_BATCH)
+            dropped = journal.drop(
+                before_s=before_s, reports=reports, least=_LEAST_RESULTS, limit=_BATCH, is_gone=is_gone
+            )
             total = total.and_(dropped)
             if not dropped.results:
                 break
     most = settings.journal_mb * _MB
     while most and not stop.is_set() and journal.used_bytes > most:
-        dropped = journal.drop(reports=reports, least=0, limit=_BATCH)
+        dropped = journal.drop(reports=reports, least=0, limit=_BATCH, is_gone=is_gone)
         if not dropped.results and settings.unreported == "drop":
-            dropped = journal.drop(reports=False, least=0, limit=_BATCH, counted=reports)
+            dropped = journal.drop(reports=False, least=0, limit=_BATCH, is_gone=is_gone, counted=reports)
         total = total.and_(dropped)
         if not dropped.results:
             break
@@ -158,10 +164,11 @@ class _Kept:
     bytes: int
 
     def remove(self) -> bool:
-        """Remove it, the JSON last: a file without JSON would never be looked at again."""
+        """Remove it and what lies beside it, the JSON last: a file without JSON would never be looked at again."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
-            json_path(self.path).unlink(missing_ok=True)
+            for suffix in (OVERLAY_SUFFIX, REPORT_SUFFIX, CAPTURE_SUFFIX, SUFFIX):
+                path_beside(self.path, suffix).unlink(missing_ok=True)
             return True
         return False
 
@@ -174,7 +181,7 @@ def _oldest(folder: Path) -> tuple[list[_Kept], int]:
         nonlocal total
         for path, status in _files_below(folder):
             total += status.st_size
-            if not path.name.endswith(SUFFIX):
+            if not path.name.endswith(OURS):
                 with contextlib.suppress(OSError):
                     beside = json_path(path).lstat()
                     yield _Kept(beside.st_mtime, path, status.st_size + beside.st_size)

@@ -57,6 +57,7 @@ class Spool:
         self._journal = journal
         self._intake = intake
         self._on_change = on_change
+        self._waiting: set[Path] = set()  # submitted and not accounted for: a backlog of the folder does not count
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -90,6 +91,7 @@ class Spool:
         except BaseException:
             self.discard(path)
             raise
+        self._waiting.add(path)
         self._intake.offer(path)
         self._on_change()
         return Submitted(path, row.seq, digest)
@@ -97,7 +99,7 @@ class Spool:
     @property
     def has_room(self) -> bool:
         """Whether more may be submitted; otherwise leave it with the sender for a while."""
-        return self._intake.waiting < _MOST_WAITING and (self._disk is None or self._disk.has_room)
+        return len(self._waiting) < _MOST_WAITING and (self._disk is None or self._disk.has_room)
 
     def holds(self, path: Path) -> bool:
         """Whether that file is one of ours."""
@@ -113,6 +115,7 @@ class Spool:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise _cannot(path, error) from error
+        self._waiting.discard(path)
 
     def tidy(self) -> None:
         """Remove what a crash left before the journal had it: its sender was not told that we have it.
@@ -122,7 +125,9 @@ class Spool:
         """
         open_paths = {os.fsencode(row.path) for row in self._journal.open_intakes(limit=-1)}
         for path in self.folder.iterdir():
-            if os.fsencode(path) not in open_paths:
+            if os.fsencode(path) in open_paths:
+                self._waiting.add(path)
+            else:
                 self.discard(path)
 
 

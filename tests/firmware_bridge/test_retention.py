@@ -12,10 +12,11 @@ from typing import cast
 
 import pytest
 
-from firmware_bridge.beside import json_path
+from firmware_bridge.beside import CAPTURE_SUFFIX, OVERLAY_SUFFIX, REPORT_SUFFIX, json_path, path_beside
 from firmware_bridge.health import Health
 from firmware_bridge.journal import Arrival, Journal, Outcome
 from firmware_bridge.parts import Context
+from firmware_bridge.presence import Presence
 from firmware_bridge.retention import Clock, Retention, prune
 from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.settings import Settings
@@ -81,7 +82,7 @@ def test_a_clock_that_was_set_is_not_believed(monkeypatch: pytest.MonkeyPatch) -
 def test_nothing_leaves_for_its_age_while_the_clock_is_in_doubt(journal: Journal) -> None:
     fill(journal, 1100, sent=1100)
     settings = RetentionSettings(results_days=1.0)
-    kept = {"settings": settings, "reports": True, "stop": threading.Event()}
+    kept = {"settings": settings, "reports": True, "stop": threading.Event(), "is_gone": lambda _: True}
     assert prune(journal, now_s=None, **kept).results == 0  # type: ignore[arg-type]
     assert prune(journal, now_s=time.time() + 2 * DAY_S, **kept).results == 100, "the newest stay"  # type: ignore[arg-type]
 
@@ -103,3 +104,40 @@ def test_done_is_thinned_out_oldest_first_but_not_what_waits_for_the_broker(tmp_
     assert sorted(path.name for path in done.glob("*.jpg")) == ["2.jpg", "3.jpg"]
     made(tmp_path, journal, RetentionSettings(done_days=1.0)).round()
     assert sorted(path.name for path in done.iterdir()) == ["3.jpg", "3.jpg.cxr.json", "somebody's.txt"]
+
+
+def test_what_lies_beside_an_xray_is_thinned_out_with_it(tmp_path: Path, journal: Journal) -> None:
+    path = tmp_path / "done" / "1.jpg"
+    path.parent.mkdir()
+    beside = [path_beside(path, suffix) for suffix in (OVERLAY_SUFFIX, REPORT_SUFFIX, CAPTURE_SUFFIX)]
+    for one in (path, *beside):
+        one.write_bytes(b"x")
+    json_path(path).write_text('{"id": "an id"}')
+    os.utime(json_path(path), (1.8e9, 1.8e9 - 400 * DAY_S))
+    made(tmp_path, journal, RetentionSettings(done_mb=1e-6)).round()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_rows_of_files_whose_disk_is_away_stay(tmp_path: Path, journal: Journal) -> None:
+    watch, names = tmp_path / "watch", ("study/1.jpg", "study/2.jpg", "3.jpg")
+    (watch / "study").mkdir(parents=True)
+    rows = journal.take([Arrival(watch / name, name, 1, 2) for name in names])
+    journal.settle([Outcome(row.seq, row.path, row.sha256, "x") for row in rows])
+    journal.settle([], written=[row.seq for row in rows])
+    journal.mark_sent([one.seq for one in journal.results()])
+    (watch / "3.jpg").touch()
+
+    def known() -> list[str]:
+        return [name for name in names if journal.knows(watch / name, size_bytes=1, mtime_ns=2)]
+
+    presence = Presence(watch)
+    (watch / "3.jpg").rename(tmp_path / "3.jpg")
+    assert not any(presence.is_gone(watch / name) for name in names), "empty, like the mount point of a disk"
+    watch.rename(tmp_path / "elsewhere")
+    assert not any(presence.is_gone(watch / name) for name in names), "not even a mount point"
+    (tmp_path / "elsewhere").rename(watch)
+    (watch / "study" / "1.jpg").touch()
+    assert [name for name in names if presence.is_gone(watch / name)] == ["study/2.jpg", "3.jpg"]
+    made(watch, journal, RetentionSettings(journal_mb=1e-6)).round()
+    assert known() == ["study/1.jpg"]
+    assert journal.results() == []

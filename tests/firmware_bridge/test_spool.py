@@ -55,3 +55,22 @@ def test_a_failed_submission_leaves_nothing(spool: Spool, journal: Journal) -> N
     with pytest.raises(ResourceError):
         spool.submit(b"image", kind="mqtt", reply=None)
     assert list(spool.folder.iterdir()) == []
+
+
+def test_what_came_by_a_network_goes_before_a_backlog_of_the_folder(
+    spool: Spool, intake: Intake, tmp_path: Path
+) -> None:
+    backlog = [tmp_path / f"{number}.jpg" for number in range(1000)]
+    intake.recover(iter(backlog))
+    asked = [spool.submit(b"%d" % number, kind="mqtt", reply=None).path for number in range(2)]
+    assert intake.waiting == 1002
+    assert spool.has_room, "only what came by a network fills the spool"
+    assert [one.path for one in intake.batch(3, timeout_s=0)] == [*asked, backlog[0]]
+
+
+def test_a_full_spool_takes_no_more_until_something_is_done(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("firmware_bridge.spool._MOST_WAITING", 2)
+    first, _ = (spool.submit(b"%d" % number, kind="mqtt", reply=None).path for number in range(2))
+    assert not spool.has_room
+    spool.discard(first)
+    assert spool.has_room
