@@ -361,7 +361,7 @@ class Journal:
         reports: bool,
         least: int,
         limit: int,
-        is_gone: Callable[[Path], bool],
+        is_gone: Callable[[Path], bool] = lambda path: not os.path.lexists(path),
         counted: bool = False,
     ) -> Dropped:
         """Remove the oldest results, in one commit; see `journal_keep.drop`. None that the audit log does not have yet.

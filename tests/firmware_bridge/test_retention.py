@@ -131,11 +131,13 @@ def test_rows_of_files_whose_disk_is_away_stay(tmp_path: Path, journal: Journal)
         return [name for name in names if journal.knows(watch / name, size_bytes=1, mtime_ns=2)]
 
     presence = Presence(watch)
-    (watch / "3.jpg").rename(tmp_path / "3.jpg")
+    (watch / "3.jpg").unlink()
+    (watch / "study").rmdir()
     assert not any(presence.is_gone(watch / name) for name in names), "empty, like the mount point of a disk"
     watch.rename(tmp_path / "elsewhere")
     assert not any(presence.is_gone(watch / name) for name in names), "not even a mount point"
     (tmp_path / "elsewhere").rename(watch)
+    (watch / "study").mkdir()
     (watch / "study" / "1.jpg").touch()
     assert [name for name in names if presence.is_gone(watch / name)] == ["study/2.jpg", "3.jpg"]
     made(watch, journal, RetentionSettings(journal_mb=1e-6)).round()
