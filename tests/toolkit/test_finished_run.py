@@ -27,6 +27,7 @@ from toolkit.data.index import Index
 from toolkit.data.load import load
 from toolkit.export_run import INT8, score_pixels
 from toolkit.input_scale import INPUT_SCALE
+from toolkit.lungs.asset import run_finder
 
 pytestmark = pytest.mark.slow
 SIZE_PX = 64
@@ -57,7 +58,7 @@ def xrays(finished_run: Path) -> Any:
     """The validation X-rays as the network sees them: (12, 64, 64) uint8."""
     rows = Index.read(finished_run / "index.csv").select(split="validation").rows
     config = read_config(finished_run / "config.toml", {})
-    return load(rows, Preprocessing.from_manifest(config.preprocessing())).pixels
+    return load(rows, Preprocessing.from_manifest(config.preprocessing()), finder=run_finder(finished_run)).pixels
 
 
 def test_at_least_the_wished_share_of_zeros_in_each_pruned_kernel(table: dict[str, Any]) -> None:

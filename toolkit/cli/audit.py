@@ -19,9 +19,9 @@ def command() -> None:
 @state_options
 @click.option("--head", default="", help="A hash that the device published: the log must have a line with it.")
 def verify(*, state: Path | None, watch: Path | None, config: Path | None, head: str) -> None:
-    """Read the whole log: every line in its place, unchanged, and one for every result of the journal.
+    """Read the whole log.
 
-    Exit code 11 and the places, if not. The agent may be running.
+    Every line must be in its place and unchanged, and every result of the journal must have one. Exit code 11 and the places, if not. The agent may be running.
     """
     from firmware_bridge.audit_verify import verify as verify_log
     from firmware_bridge.errors import AuditLogError

@@ -8,6 +8,7 @@ from pathlib import Path
 from firmware_bridge.errors import ModelError
 from firmware_bridge.lungs import LungFinder
 from toolkit.files import write_atomically
+from toolkit.quiet import quiet
 
 FILE = "lungs.int8.tflite"
 
@@ -29,7 +30,8 @@ def run_finder(folder: Path) -> LungFinder:
     file = folder / "models" / FILE
     if not file.is_file():
         write_atomically(file, packaged_lungs())
-    return LungFinder(read_lungs(file))
+    with quiet():  # the first interpreter of a process says that it made a delegate
+        return LungFinder(read_lungs(file))
 
 
 def read_lungs(file: Path) -> bytes:
