@@ -21,7 +21,8 @@ def command() -> None:
 def verify(*, state: Path | None, watch: Path | None, config: Path | None, head: str) -> None:
     """Read the whole log.
 
-    Every line must be in its place and unchanged, and every result of the journal must have one. Exit code 11 and the places, if not. The agent may be running.
+    Every line must be in its place and unchanged, and every result of the journal must have one. Exit code 11 and the
+    places, if not. The agent may be running.
     """
     from firmware_bridge.audit_verify import verify as verify_log
     from firmware_bridge.errors import AuditLogError
