@@ -135,13 +135,16 @@ def _apt_options(file: Path) -> list[str]:
 
 
 def _mirrors(suite: str) -> list[str]:
-    """Lines for sources.list, from the mirrors that this machine's apt uses; Debian's own where it uses none."""
+    """Lines for sources.list, from the mirrors that this machine's apt uses. Raises RuntimeError where it uses none."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    main = next((uri for uri in found if uri.rstrip("/").endswith("/debian")), "http://deb.debian.org/debian")
-    security = next(
-        (uri for uri in found if uri.rstrip("/").endswith("/debian-security")), "http://deb.debian.org/debian-security"
-    )
+    found = [
+        uri.rstrip("/") for uri in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    ]
+    main = next((uri for uri in found if uri.endswith("/debian")), None)
+    if main is None:
+        raise RuntimeError("this machine's apt names no Debian mirror (.../debian): add one to its sources")
+    # Mirrors keep both side by side.
+    security = next((uri for uri in found if uri.endswith("/debian-security")), f"{main}-security")
     return [f"deb {main} {suite} main", f"deb {security} {suite}-security main"]
 
 
