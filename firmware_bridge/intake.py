@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_bridge.beside import is_taken_name, is_taken_path
+from firmware_bridge.beside import is_taken_path
 from firmware_bridge.intake_settings import IntakeSettings
+from firmware_bridge.listing import files_below
+from firmware_bridge.lookout import FALLBACK_POLL_S, Lookout
 from firmware_bridge.mounts import network_type
-from firmware_bridge.watch import FolderWatch
 
 _LOG = logging.getLogger(__name__)
 _MAX_WAITING = 1000
 _MAX_SETTLING = 10_000
 _TICK_S = 0.2
 _LOOK_S = 5.0
-_NETWORK_POLL_S = 2.0
 # Of its time an idle agent spends at most this share on looking at files that it knows.
 _LOOKING_SHARE = 0.002
 
@@ -59,6 +59,7 @@ class Intake:
         not_into: subfolders that are ours, and not looked into.
         on_look: called after each look at everything.
         problem: called with a text when the folder cannot be read, with None when it can again.
+        watch_problem: the same when the kernel cannot watch it; nothing is lost then, see `Lookout`.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Intake:
         problem: Callable[[str | None], None],
         not_into: frozenset[str] = frozenset(),
         on_look: Callable[[], None] = lambda: None,
+        watch_problem: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         self._folder = folder
         self._known = known
@@ -81,6 +83,8 @@ class Intake:
         self._look_took_s = 0.0
         self.how = ""
         self._problem = problem
+        self._watch_problem = watch_problem
+        self._lookout: Lookout | None = None
         self._changed = threading.Condition()
         self._waiting: deque[Candidate] = deque()
         self._urgent: deque[Candidate] = deque()  # somebody waits for the answer: these go first
@@ -96,21 +100,22 @@ class Intake:
 
         Raises:
             ConfigError: this system has no inotify.
-            ResourceError: too many watches.
         """
         poll_s = self._poll_s()
         self._scan()
-        watch = None if self._once or poll_s else FolderWatch(self._folder, self._on_event)
         try:
-            if watch:
-                watch.start()
+            if not self._once and not poll_s:
+                self._lookout = Lookout(
+                    self._folder, self._on_event, problem=self._watch_problem, retry_s=self._options.rescan_s
+                )
+                self._lookout.start()
                 self._scan()  # what came between the first look and the watch
             self._scanned = True
             _LOG.info("watching (%s)", self.how)
-            self._loop(watch, poll_s or self._options.rescan_s)
+            self._loop(poll_s or self._options.rescan_s)
         finally:
-            if watch:
-                watch.stop()
+            if self._lookout:
+                self._lookout.stop()
 
     def _poll_s(self) -> float | None:
         """How often to look; None when the kernel tells. `how` says it in words, for log and status."""
@@ -118,27 +123,38 @@ class Intake:
         network = network_type(self._folder)
         self.how = "once" if self._once else "by polling" if poll_s else "by inotify"
         if network and not self._once and not poll_s:
-            poll_s, self.how = _NETWORK_POLL_S, f"by polling: {network} is a network file system"
+            poll_s, self.how = FALLBACK_POLL_S, f"by polling: {network} is a network file system"
         return poll_s
 
-    def _loop(self, watch: FolderWatch | None, every_s: float) -> None:
+    def _loop(self, told_s: float) -> None:
         last_s = look_s = time.monotonic()
         while not self._stopped:
+            every_s = min(told_s, (self._lookout and self._lookout.poll_s) or told_s)
             with self._changed:
-                if not self._rescan.is_set():
+                if not self._rescan.is_set() or self._is_full:
                     self._changed.wait(_TICK_S if self._settling else min(every_s, _LOOK_S))
             self._check_settling()
-            if self._once:
-                continue
             now_s = time.monotonic()
-            if watch and now_s - look_s >= _LOOK_S:
+            if self._lookout and now_s - look_s >= _LOOK_S:
                 look_s = now_s
-                if watch.renew():  # the folder was removed and made again, or mounted over
+                if self._lookout.renew():  # the folder was removed and made again, or mounted over
                     self._rescan.set()
-            if self._rescan.is_set() or now_s - last_s >= max(every_s, self._look_took_s / _LOOKING_SHARE):
-                self._rescan.clear()
-                self._scan()
+            due = not self._once and now_s - last_s >= max(every_s, self._look_took_s / _LOOKING_SHARE)
+            if due or (self._rescan.is_set() and not self._is_full):
+                self._look_again()
                 last_s = time.monotonic()
+
+    def _look_again(self) -> None:
+        with self._changed:
+            # Not idle until it is done: `--once` would end over what the look is going to find.
+            self._scanned = False
+            self._rescan.clear()
+        self._scan()
+        self._scanned = True
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._settling) >= _MAX_SETTLING
 
     def stop(self) -> None:
         """Wake everybody and end."""
@@ -231,6 +247,8 @@ class Intake:
             self._add(candidate)
 
     def _add(self, candidate: Candidate, line: deque[Candidate] | None = None) -> None:
+        # In one step: between the two the file would be nowhere, and a single run that looks then would end.
+        self._settling.pop(candidate.path, None)
         if candidate.path not in self._present:
             self._present.add(candidate.path)
             (self._waiting if line is None else line).append(candidate)
@@ -245,7 +263,6 @@ class Intake:
             elif is_taken_path(below := path.relative_to(self._folder)) and below.parts[0] not in self._not_into:
                 if self._is_known(path):
                     return  # put back by ourselves, where it was before
-                self._settling.pop(path, None)
                 if path in self._present:
                     self._again.add(path)
                 self._add(Candidate(path))
@@ -259,12 +276,15 @@ class Intake:
     def _scan(self) -> None:
         try:
             start_s = time.thread_time()  # waiting for others does not count
-            for path, status in _files(self._folder, not_into=self._not_into):
+            inodes: set[int] = set()
+            for path, status in files_below(self._folder, not_into=self._not_into, on_folder=inodes.add):
                 if self._stopped:
                     return
                 self._look_at(path, status)
             self._problem(None)
             self._on_look()
+            if self._lookout:
+                self._lookout.check(inodes)
             self._look_took_s = time.thread_time() - start_s
         except OSError as error:
             self._problem(f"the watched folder cannot be read: {error.strerror}")
@@ -284,7 +304,7 @@ class Intake:
             self._settle(path, need_s=self._options.settle_s, status=status)
 
     def _settle(self, path: Path, *, need_s: float, status: os.stat_result | None = None) -> None:
-        if len(self._settling) >= _MAX_SETTLING:
+        if self._is_full:
             self._rescan.set()
             return
         try:
@@ -304,42 +324,9 @@ class Intake:
                 status = path.lstat()
             except OSError:
                 with self._changed:
-                    self._settling.pop(path, None)
                     self._add(Candidate(path))
                 continue
             if (status.st_size, status.st_mtime_ns) != (entry.size_bytes, entry.mtime_ns):
                 entry.size_bytes, entry.mtime_ns, entry.since_s = status.st_size, status.st_mtime_ns, now_s
-            elif now_s - entry.since_s >= entry.need_s:
-                with self._changed:
-                    self._settling.pop(path, None)
+            elif now_s - entry.since_s >= entry.need_s and path in self._settling:  # no event was faster
                 self._offer(Candidate(path, last_chance=entry.need_s >= self._options.grace_s))
-
-
-def _files(folder: Path, *, not_into: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Regular files of names that are ours, with subfolders, without following links, one at a time.
-
-    The subfolders `not_into` of the folder itself are passed over.
-
-    Raises:
-        OSError: `folder` itself cannot be read. Subfolders that cannot be read are passed over with a log line.
-    """
-    folders = [folder]
-    while folders:
-        here = folders.pop()
-        try:
-            entries = os.scandir(here)
-        except OSError as error:
-            if here == folder:
-                raise
-            _LOG.warning("a subfolder cannot be read: %s", error.strerror)
-            continue
-        with entries:
-            for entry in entries:
-                try:
-                    if entry.is_dir(follow_symlinks=False):
-                        if not entry.name.startswith(".") and not (here == folder and entry.name in not_into):
-                            folders.append(Path(entry.path))
-                    elif entry.is_file(follow_symlinks=False) and is_taken_name(entry.name):
-                        yield Path(entry.path), entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue  # renamed or removed since the folder was read; or too deep, or not ours to look at

@@ -124,6 +124,7 @@ def assemble(
         problem=lambda text: health.report("folder", text),
         not_into=moves,
         on_look=claims.tidy,
+        watch_problem=lambda text: health.report("watch", text),
     )
     disk = Disk([journal.path.parent, watch], reserve_mb=settings.section(RetentionSettings).reserve_mb, health=health)
     spool = Spool(journal.path.parent, journal, intake, disk=disk, on_change=on_change)

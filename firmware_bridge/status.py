@@ -19,7 +19,7 @@ from firmware_bridge.result import NOTICE, utc_now
 SOCKET = "status.sock"
 _TIMEOUT_S = 5.0
 # Each of them is a part of the answer to "does it work?"; a broker that is away is not: nothing is lost meanwhile.
-_HARMLESS = ("mqtt", "requests", "page")
+_HARMLESS = ("mqtt", "requests", "page", "watch")
 
 
 def snapshot(context: Context) -> dict[str, Any]:

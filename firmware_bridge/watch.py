@@ -80,6 +80,11 @@ class FolderWatch:
                 do="raise the sysctl fs.inotify.max_user_watches, or use --poll SECONDS",
             ) from error
 
+    @property
+    def inode(self) -> int | None:
+        """Of the folder that is watched."""
+        return self._inode[1] if self._inode else None
+
     def stop(self) -> None:
         """Stop watching."""
         self._overflow.ignore()

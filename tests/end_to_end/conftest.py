@@ -131,11 +131,12 @@ class Agent:
         self.log = folder / "agent.log"
         self.bundle = bundle
         self.program = ["-m", "toolkit.cli.main"]
+        self.inside: list[str] = []  # a command that runs it in surroundings of its own
         self.watch.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, *self.program, "agent", "--watch", str(self.watch)]
+        command = [*self.inside, sys.executable, *self.program, "agent", "--watch", str(self.watch)]
         command += ["--bundle", str(self.bundle), "--state", str(self.state), *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
