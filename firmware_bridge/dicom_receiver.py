@@ -1,31 +1,30 @@
 """X-rays by the DICOM network: a C-STORE and C-ECHO provider that writes into the watched folder (PS3.4, annex B).
 
-A sender hears Success when its X-ray is on the disk under its final name, and not before. Whoever is on the network may
-connect: what a connection can cost in memory, threads and time is bounded here, because pynetdicom leaves that open.
+A sender hears Success when its X-ray is on the disk under its final name, and not before.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import re
 import shutil
-import socket
 import ssl
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from pynetdicom import AE, _config, evt
-from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from firmware_bridge.decode import DEFAULT_LIMITS
+from firmware_bridge.backoff import Backoff
+from firmware_bridge.dicom_server import Handler, Server
 from firmware_bridge.dicom_settings import SOP_CLASSES, DicomSettings
-from firmware_bridge.errors import ConfigError
+from firmware_bridge.dicom_waiting import Waiting
+from firmware_bridge.errors import ConfigError, ResourceError
 from firmware_bridge.files import sync_folder, write_atomically
+from firmware_bridge.filing import DONE, REJECTED
 from firmware_bridge.parts import Context
 from firmware_bridge.retention_settings import RetentionSettings
 
@@ -37,75 +36,7 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50")
 _COMPRESSED = ("4.57", "4.70", "4.80", "4.81", "4.90", "4.91", "5")
 _POLL_S = 0.5
-_MOST_WAITING = 1000
-_LEAST_PDU_LIMIT_BYTES = 131072  # an association request with many contexts is larger than a small PDU for data
-_MESSAGE_SPARE_BYTES = 1 << 20
-
-
-class _Socket(AssociationSocket):  # type: ignore[misc]
-    """A socket on which neither one PDU nor one message can grow or take time without end."""
-
-    max_pdu_bytes = 0
-    pdu_s = 0.0
-    received_bytes = 0  # since the last message was handled
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Like the original, within bounds.
-
-        Raises:
-            OSError: too much, or too slow; the association ends.
-        """
-        self.received_bytes += nr_bytes
-        if nr_bytes > self.max_pdu_bytes or self.received_bytes > DEFAULT_LIMITS.max_bytes + _MESSAGE_SPARE_BYTES:
-            raise ConnectionAbortedError("too much")
-        content, deadline_s = bytearray(), time.monotonic() + self.pdu_s
-        while len(content) < nr_bytes:
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError("too slow")
-            self.socket.settimeout(left_s)
-            some = self.socket.recv(min(nr_bytes - len(content), 65536))
-            if not some:
-                break
-            content += some
-        self.socket.settimeout(self.pdu_s)
-        return content
-
-
-class _Handler(RequestHandler):  # type: ignore[misc]
-    def _create_association(self) -> Association:
-        association = super()._create_association()
-        bounded = association.dul.socket
-        bounded.__class__ = _Socket  # a second one in its place would tell the state machine of a second connection
-        bounded.max_pdu_bytes = max(self.ae.maximum_pdu_size, _LEAST_PDU_LIMIT_BYTES)
-        bounded.pdu_s = self.ae.network_timeout
-        return association
-
-
-class _Server(ThreadedAssociationServer):  # type: ignore[misc]
-    """Refuses by address and number before anything is read."""
-
-    peers: tuple[str, ...] = ()
-    most_connections = 1
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether this connection is served at all."""
-        if self.peers and str(client_address[0]).removeprefix("::ffff:") not in self.peers:
-            _LOG.warning("DICOM: a connection from an address that may not")
-            return False
-        return len(self.active_associations) < self.most_connections
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept. The TLS handshake waits for the connection's own thread: a silent peer must not stop the others."""
-        client, address = self.socket.accept()
-        client.settimeout(self.ae.network_timeout)
-        if self.ssl_context:
-            client = self.ssl_context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
-        return client, address
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that failed is its peer's matter; the original prints a traceback."""
-        _LOG.info("DICOM: a connection broke off")
+_PORT = "dicom port"
 
 
 class Receiver:
@@ -125,18 +56,15 @@ class Receiver:
         self._folder = _subfolder(context.watch, settings.folder)
         self._stop = threading.Event()
         self._mutex = threading.Lock()
+        self._waiting = Waiting(context.journal)
         self.stored = 0
         self.refused = 0
         _config.LOG_HANDLER_LEVEL = "none"  # they turn each PDU into text
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # would quote what peers send, with tracebacks
-        self._server = self._listen()
+        self._entity = self._make_entity()
+        self._tls = _server_tls(settings)
 
-    @property
-    def port(self) -> int:
-        """The port that is listened at."""
-        return int(self._server.socket.getsockname()[1])
-
-    def _listen(self) -> _Server:
+    def _make_entity(self) -> AE:
         settings = self._settings
         try:
             entity = AE(settings.ae_title)
@@ -151,17 +79,29 @@ class Receiver:
         self._classes = frozenset(_class_uids(settings.classes))
         for uid in sorted(self._classes):
             entity.add_supported_context(uid, syntaxes)
+        return entity
+
+    def _listen(self) -> Server:
+        """Listen at the port.
+
+        Raises:
+            ConfigError: it can never be listened at.
+            _Taken: another program does; it may go away.
+        """
+        settings, entity = self._settings, self._entity
         try:
-            server = _Server(
+            server = Server(
                 entity,
                 (settings.bind, settings.port),
                 settings.ae_title,
                 entity.supported_contexts,
-                ssl_context=_server_tls(settings),
+                ssl_context=self._tls,
                 evt_handlers=[(evt.EVT_C_STORE, self._on_store)],
-                request_handler=_Handler,
+                request_handler=Handler,
             )
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.EADDRINUSE:
+                raise _Taken from error
             came = getattr(error, "strerror", None) or str(error)
             raise _wrong("bind or port", "an address of this device and a free port", came) from error
         server.peers = settings.peers
@@ -170,15 +110,39 @@ class Receiver:
         return server
 
     def run(self) -> None:
-        """Serve until `stop`."""
-        _LOG.info("DICOM: %s listens at %s:%d", self._settings.ae_title, self._settings.bind, self.port)
+        """Serve until `stop`; while another program has the port, ask for it again and again.
+
+        Raises:
+            ConfigError: the address can never be listened at.
+        """
+        server = self._listen_at_last()
+        if server is None:
+            return
+        _LOG.info("DICOM: %s listens at %s:%d", self._settings.ae_title, self._settings.bind, self._settings.port)
         try:
             while not self._stop.is_set():
-                self._server.handle_request()
+                server.handle_request()
         finally:
-            self._server.server_close()
-            for association in self._server.active_associations:
+            server.server_close()
+            for association in server.active_associations:
                 association.abort()
+
+    def _listen_at_last(self) -> Server | None:
+        backoff = Backoff()
+        while not self._stop.is_set():
+            try:
+                server = self._listen()
+            except _Taken:
+                where = f"port {self._settings.port} of {self._settings.bind}"
+                self._context.health.report(
+                    _PORT, f"{where} is taken by another program: no X-rays are received by DICOM until it is free"
+                )
+                self._stop.wait(backoff.failed())
+            else:
+                self._context.health.report(_PORT, None)
+                return server
+        self._context.health.report(_PORT, None)  # the next one may have another port, or none
+        return None
 
     def stop(self) -> None:
         """Take nothing more; what was acknowledged is on the disk."""
@@ -202,13 +166,17 @@ class Receiver:
         uid = str(request.AffectedSOPInstanceUID)
         if not _UID.fullmatch(uid):
             return INVALID_INSTANCE
-        if self._stop.is_set() or self._context.stopping.is_set() or self._context.intake.waiting >= _MOST_WAITING:
+        if self._stop.is_set() or self._context.stopping.is_set():
             return OUT_OF_RESOURCES
         content: bytes = event.encoded_dataset()
         try:
+            if self._waiting.are_too_many():
+                return OUT_OF_RESOURCES
             if shutil.disk_usage(self._context.watch).free < self._reserve_bytes() + len(content):
                 return OUT_OF_RESOURCES
             self._write(uid, content)
+        except ResourceError:
+            return OUT_OF_RESOURCES  # the journal cannot be read; the recorder tells of it
         except OSError as error:
             self._context.health.report("dicom", f"received X-rays cannot be written: {error.strerror}")
             return OUT_OF_RESOURCES
@@ -224,19 +192,32 @@ class Receiver:
         # The content is part of it: another picture under the same UID must not replace one that is not read yet.
         digest = hashlib.sha256(content).hexdigest()
         path = self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:24]}-{digest[:16]}.dcm"
-        if path.is_file() and path.stat().st_size == len(content):
-            return
-        if not self._folder.is_dir():
-            self._folder.mkdir(mode=0o700)
-            sync_folder(self._folder.parent)
+        if self._folder.is_symlink():  # nobody follows it to look for X-rays
+            raise OSError(errno.ELOOP, f"{self._settings.folder} in the watched folder is a link")
         with self._mutex:  # two senders of the same X-ray
-            write_atomically(path, content, mode=0o600, temporary=path.with_name(f".{path.name}.part"))
+            if not self._folder.is_dir():
+                self._folder.mkdir(mode=0o700)
+                sync_folder(self._folder.parent)
+            if not (path.is_file() and path.stat().st_size == len(content)):
+                write_atomically(path, content, mode=0o600, temporary=path.with_name(f".{path.name}.part"))
+        # Also for a file that was there: whoever wrote it may not have come to this yet.
         sync_folder(self._folder)
+        self._waiting.add(path)
+
+
+class _Taken(Exception):
+    """Another program listens at the port."""
 
 
 def _subfolder(watch: Path, name: str) -> Path:
     if Path(name).name != name or name.startswith(".") or not name:
         raise _wrong("folder", "the name of a folder in the watched one, not hidden", repr(name))
+    if name in (DONE, REJECTED):
+        raise _wrong("folder", "a folder that is looked into", f"{name!r}, where files go that are settled")
+    if (watch / name).is_symlink():
+        raise _wrong(
+            "folder", "a folder of its own: links are not followed, so nothing in it would be scored", "a link"
+        )
     return watch / name
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -27,10 +28,15 @@ from pydicom.uid import (
 )
 
 from firmware_bridge.decode import decode
+from firmware_bridge.status import ask as ask_agent
 from tests.end_to_end.conftest import Agent, free_port, until
 from tests.end_to_end.dcmtk import identified, program, run, told
 
 pytest.importorskip("pynetdicom", reason="needs the extra 'dicom-net'")
+
+
+def ask(state: Path) -> dict[str, Any]:
+    return until(lambda: ask_agent(state), what="the agent answers")
 
 
 class Clinic:
@@ -172,6 +178,64 @@ def test_a_disk_that_is_nearly_full_sends_the_sender_away_for_a_while(clinic: Cl
     sent = clinic.send(clinic.samples[0])
     assert "A700" in (sent.stdout + sent.stderr).upper() or "OutOfResources" in sent.stdout + sent.stderr
     assert clinic.received == []
+
+
+def test_a_folder_that_is_a_link_ends_the_start(clinic: Clinic) -> None:
+    elsewhere = clinic.folder / "elsewhere"
+    elsewhere.mkdir()
+    (clinic.agent.watch / "dicom").symlink_to(elsewhere)
+    config = clinic.folder / "agent.toml"
+    config.write_text(f"[dicom]\nport = {clinic.port}\n")
+    clinic.agent.start("--config", str(config))
+    assert clinic.agent.wait() == 2
+    assert "links are not followed" in clinic.agent.log.read_text()
+
+
+@pytest.mark.parametrize("name", ["done", "rejected"])
+def test_a_folder_that_is_not_looked_into_ends_the_start(clinic: Clinic, name: str) -> None:
+    config = clinic.folder / "agent.toml"
+    config.write_text(f"[dicom]\nport = {clinic.port}\nfolder = '{name}'\n")
+    clinic.agent.start("--config", str(config))
+    assert clinic.agent.wait() == 2
+
+
+def test_a_link_that_takes_the_folders_place_gets_nothing_and_the_sender_is_told(clinic: Clinic) -> None:
+    clinic.start()
+    elsewhere = clinic.folder / "elsewhere"
+    elsewhere.mkdir()
+    (clinic.agent.watch / "dicom").symlink_to(elsewhere)
+    sent = clinic.send(clinic.samples[0])
+    assert "A700" in (sent.stdout + sent.stderr).upper() or "OutOfResources" in sent.stdout + sent.stderr
+    assert list(elsewhere.iterdir()) == []
+    assert "dicom in the watched folder is a link" in clinic.agent.log.read_text()
+    (clinic.agent.watch / "dicom").unlink()
+    assert clinic.send(clinic.samples[0]).returncode == 0
+    until(clinic.results)
+
+
+def test_a_port_that_is_taken_is_told_and_asked_for_again(clinic: Clinic, samples: Path) -> None:
+    config = clinic.folder / "agent.toml"
+    config.write_text(f"[dicom]\nport = {clinic.port}\n")
+    with socket.create_server(("127.0.0.1", clinic.port)):
+        clinic.agent.start("--config", str(config), "--settle", "0.1")
+        until(lambda: "is taken by another program" in clinic.agent.log.read_text())
+        xray = next(samples.glob("chest_xray/**/*.jp*g"))
+        shutil.copy(xray, clinic.agent.watch / "1.jpg")
+        until(lambda: clinic.agent.json("1.jpg"))
+        assert "dicom port" in ask(clinic.agent.state)["problems"]
+    until(lambda: clinic.echo().returncode == 0)
+    assert "dicom port" not in ask(clinic.agent.state)["problems"]
+    assert clinic.agent.terminate() == 0
+
+
+def test_a_backlog_of_the_folder_sends_no_sender_away(clinic: Clinic) -> None:
+    for number in range(1100):
+        (clinic.agent.watch / f"{number}.jpg").write_bytes(b"x")
+    clinic.start(options=("--settle", "600"))
+    until(lambda: ask(clinic.agent.state)["queue"]["waiting"] >= 1100)
+    sent = clinic.send(clinic.samples[0])
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    until(clinic.results)
 
 
 def test_what_was_acknowledged_survives_a_kill(clinic: Clinic) -> None:
