@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from firmware_bridge.journal_reader import open_reader
@@ -87,12 +89,18 @@ def latest(context: Context, *, limit: int) -> list[dict[str, Any]]:
         ConfigError: see `open_reader`.
         ResourceError: the journal cannot be read.
     """
+    query = """SELECT record, (SELECT path FROM intake WHERE result_id = result.id ORDER BY intake.seq DESC LIMIT 1)
+               FROM result ORDER BY seq DESC LIMIT ?"""
     with open_reader(context.state) as journal:
-        rows = journal.execute("SELECT record FROM result ORDER BY seq DESC LIMIT ?", (limit,)).fetchall()
-    return [_shown(json.loads(text)) for (text,) in rows]
+        rows = journal.execute(query, (limit,)).fetchall()
+    return [_shown(json.loads(text), sent=path is not None and _is_spooled(context, path)) for text, path in rows]
 
 
-def _shown(record: dict[str, Any]) -> dict[str, Any]:
+def _is_spooled(context: Context, path: bytes) -> bool:
+    return context.spool.holds(Path(os.fsdecode(path)))
+
+
+def _shown(record: dict[str, Any], *, sent: bool) -> dict[str, Any]:
     image = record["image"]
     keys = ("id", "time", "label_positive", "probability", "threshold", "refused", "explanation", "suitability")
     return {
@@ -100,6 +108,8 @@ def _shown(record: dict[str, Any]) -> dict[str, Any]:
         "decision": decision_of(record),
         "image": image["id"],
         "name": image.get("name", ""),
-        # A file that could not be decoded when it came is not tried again for the page's sake.
-        "picture": image.get("width_px") is not None,
+        # A file that could not be decoded when it came is not tried again for the page's sake. One that was sent over
+        # MQTT left with its answer.
+        "picture": image.get("width_px") is not None and not sent,
+        "sent": sent,
     }

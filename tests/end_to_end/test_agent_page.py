@@ -20,7 +20,8 @@ from firmware_bridge.bundle import open_bundle
 from firmware_bridge.page.guard import is_session, make_session
 from firmware_bridge.page.settings import PageSettings, allowed_hosts, read_token
 from firmware_bridge.result import NOTICE
-from tests.end_to_end.conftest import Agent, Xrays, free_port, until
+from tests.end_to_end.conftest import Agent, Mosquitto, Xrays, free_port, until
+from tests.end_to_end.mqtt_asker import Asker
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -397,6 +398,41 @@ def test_a_browser_shows_it_and_follows(site_of_its_own: Site, xrays: Xrays, bro
     assert text_of(browser, "headline") in ("Above the threshold", "Below the threshold")
     until(lambda: browser.execute_script("return document.getElementById('film').naturalWidth") > 100)
     assert [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]] == []
+
+
+@pytest.mark.mosquitto
+def test_what_was_sent_over_mqtt_has_no_picture_and_no_button_for_a_heat_map(
+    agent: Agent, xrays: Xrays, mosquitto: Mosquitto, browse: Callable[..., Chrome]
+) -> None:
+    mosquitto.start()
+    site = Site(agent, "[explain]\noverlay = true\n[requests]\nenabled = true\n", mqtt=mosquitto.url, device="d1")
+    with Asker(mosquitto.port) as asker:
+        until(lambda: "taking requests" in agent.log.read_text(), timeout_s=START_S)
+        asker.ask("cxr-edge/d1/request", xrays.make(), correlation=b"1")
+        until(lambda: asker.answers)
+    (sent,) = site.wait_for(1)
+    assert (sent["sent"], sent["picture"]) == (True, False)
+    xrays.put(agent.watch / "1.jpg")
+    found = {result["id"]: result for result in site.wait_for(2)}
+    del found[sent["id"]]
+    (kept,) = found.values()
+    assert (kept["sent"], kept["picture"], kept["explanation"]["overlay"]) == (False, True, True)
+    browser = browse(site.port)
+    rows = until(lambda: len(seen := browser.find_elements("css selector", "#list li")) == 2 and seen)
+    rows[0].click()
+    until(lambda: browser.find_element("id", "toggle").is_displayed())
+    rows[1].click()
+    assert not browser.find_element("id", "toggle").is_displayed()
+    assert "sent over the network" in text_of(browser, "nofilm")
+    assert "?" not in rows[1].text
+
+
+def test_without_overlays_there_is_no_button_for_a_heat_map(site: Site, browse: Callable[..., Chrome]) -> None:
+    browser = browse(site.port)
+    until(lambda: len(browser.find_elements("css selector", "#list li")) == 2)
+    for row in browser.find_elements("css selector", "#list li"):
+        row.click()
+        assert not browser.find_element("id", "toggle").is_displayed()
 
 
 def test_the_keyboard_alone(site: Site, browse: Callable[..., Chrome]) -> None:

@@ -42,7 +42,7 @@ function row(result) {
   item.id = `r-${result.id}`;
   item.dataset.id = result.id;
   item.setAttribute("role", "option");
-  const blank = () => make("span", "thumb", "?");
+  const blank = () => make("span", "thumb", result.sent ? "✉" : "?");
   if (result.picture) {
     const picture = make("img", "thumb");
     picture.alt = "";
@@ -85,6 +85,7 @@ function showFilm(result) {
   const source = heat && hasHeat(result) ? `overlay/${result.id}.png` : `xray/${result.id}.jpg`;
   get("toggle").hidden = !hasHeat(result);
   get("toggle").setAttribute("aria-pressed", String(heat));
+  if (result.sent) return missing("This X-ray was sent over the network. Its sender has the answer; the device kept no picture.");
   if (!result.picture) return missing("This file could not be read as an X-ray, so there is no picture.");
   const gone = "The X-ray's file is not in its folder any more, or it was changed. The result stands.";
   film.onerror = () => again(film, () => {
@@ -99,7 +100,8 @@ function showFilm(result) {
   else if (film.complete && film.naturalWidth) film.onload();
 }
 
-const hasHeat = (result) => Boolean(result.explanation && result.picture && result.explanation.overlay !== null);
+// Without [explain] overlay there are numbers and no picture of them.
+const hasHeat = (result) => Boolean(result.picture && result.explanation && result.explanation.overlay);
 
 function showResult(result) {
   const style = STYLES[result.decision];
@@ -128,7 +130,7 @@ function showResult(result) {
     text.textContent = `threshold ${number(result.threshold)}`;
     text.style.left = percent(Math.min(0.8, Math.max(0.2, result.threshold)));
     fact("Suitable", result.suitability ? suitability(result.suitability) : "not checked by this model");
-    const inside = result.explanation && result.explanation.inside_lungs;
+    const inside = result.explanation && result.explanation.lung_share;
     if (typeof inside === "number") fact("Heat map", `${Math.round(100 * inside)}% of it lies inside the lungs`);
   } else {
     meaning.textContent = "The device gave this file no score, and says why:";
