@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_bridge.errors import ConfigError, ResourceError
-from firmware_bridge.journal_keep import Dropped, count_lost, drop, forget_old
+from firmware_bridge.journal_keep import Dropped, count_lost, drop, forget_answers, forget_old
 from firmware_bridge.journal_rows import (
     SCHEMA,
     STEPS,
@@ -310,6 +310,15 @@ class Journal:
         insert = """INSERT INTO reply (intake, kind, topic, correlation, record, asked_s) VALUES (0, ?, ?, ?, ?, ?)"""
         with self._transaction() as db:
             db.execute(insert, (kind, to.topic, to.correlation, record, time.time()))
+
+    def unsent_refusals(self) -> int:
+        """How many answers wait that no intake stands behind."""
+        return int(self._rows("SELECT count(*) FROM reply WHERE sent_s IS NULL AND intake=0")[0][0])
+
+    def forget_answers(self, *, keep: int) -> None:
+        """See `journal_keep.forget_answers`."""
+        with self._transaction() as db:
+            forget_answers(db, keep=keep)
 
     def mark_replies_sent(self, seqs: Iterable[int], *, failure: str | None = None) -> None:
         """These were acknowledged; or, with a `failure`, given up for that reason."""

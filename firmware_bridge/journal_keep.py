@@ -73,3 +73,13 @@ def forget_old(db: sqlite3.Connection, before_s: float) -> None:
     """Remove answers that were sent, and rows of files that never were whole, from before that time."""
     db.execute("DELETE FROM reply WHERE sent_s < ?", (before_s,))
     db.execute("DELETE FROM intake WHERE state='superseded' AND taken_s < ?", (before_s,))
+
+
+def forget_answers(db: sqlite3.Connection, *, keep: int) -> None:
+    """Remove all but the newest so many refusals that were sent and that no image stands behind.
+
+    They are kept for requests that come again; a flood of them must not fill the journal, and drive results out of it.
+    """
+    delete = """DELETE FROM reply WHERE intake=0 AND sent_s IS NOT NULL AND seq < (SELECT min(seq) FROM (
+                  SELECT seq FROM reply WHERE intake=0 AND sent_s IS NOT NULL ORDER BY seq DESC LIMIT ?))"""
+    db.execute(delete, (keep,))

@@ -30,6 +30,8 @@ _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 _BUSY_S = 0.5
 _PACKET_ROOM_BYTES = 128 * 1024  # topic and properties beside the payload
+_MOST_REFUSALS = 1000
+_LOOK_EVERY_REFUSALS = 100
 _DAY_S = 86_400
 _MOST_EXPIRY_S = 2**32 - 2  # MQTT 5.0, 3.1.2.11.2: one more is "never"
 _SUBSCRIBED = "mqtt-subscriptions.json"
@@ -77,6 +79,7 @@ class RequestsPart:
         self._stop = threading.Event()
         self._speaks_5 = False
         self._dropped = 0
+        self._refusals = 0
 
     def run(self) -> None:
         """Receive until `stop`."""
@@ -90,7 +93,7 @@ class RequestsPart:
             try:
                 self._session()
             except _Busy:
-                while not self._stop.wait(_BUSY_S) and not self._context.spool.has_room:
+                while not self._stop.wait(_BUSY_S) and not self._has_room():
                     pass
             except (BrokerError, ResourceError) as error:
                 self._context.health.report(self.name, f"requests: {error.what}: {error.came}")
@@ -140,7 +143,7 @@ class RequestsPart:
             self._drop(unreadable(message))
         elif message.retained:
             _LOG.warning("a retained message on %s is no request: remove it from the broker", self._topics.prefix)
-        elif not self._context.spool.has_room:
+        elif not self._context.spool.has_room or self._refused_too_many():
             raise _Busy
         else:
             try:
@@ -174,6 +177,24 @@ class RequestsPart:
         )
         self._context.journal.answer(KIND, reply, record=dump(refusal.to_json()))
         self._context.changes.note()
+        self._refusals += 1
+
+    def _refused_too_many(self) -> bool:
+        """Whether refusals wait to be sent, so many that the broker must keep what comes; looked at now and then."""
+        if self._refusals < _LOOK_EVERY_REFUSALS:
+            return False
+        journal = self._context.journal
+        if journal.unsent_refusals() >= _MOST_REFUSALS:
+            return True
+        journal.forget_answers(keep=_MOST_REFUSALS)
+        self._refusals = 0
+        return False
+
+    def _has_room(self) -> bool:
+        try:
+            return self._context.spool.has_room and not self._refused_too_many()
+        except ResourceError:
+            return False
 
     def _drop(self, error: CxrEdgeError) -> None:
         self._dropped += 1

@@ -109,6 +109,22 @@ def test_what_is_no_request_is_refused_and_the_agent_goes_on(agent: Agent, xrays
     assert agent.terminate() == 0
 
 
+def test_a_flood_of_refused_requests_does_not_fill_the_journal(
+    agent: Agent, xrays: Xrays, mosquitto: Mosquitto
+) -> None:
+    mosquitto.start()
+    start(agent, mosquitto)
+    with Asker(mosquitto.port) as asker:
+        for number in range(1300):
+            asker.ask(BOX, b"", correlation=b"%d" % number, wait=False)
+        image = xrays.make()
+        asker.ask(BOX, image, correlation=b"good")
+        until(lambda: len(asker.answers) == 1301, "an answer for each of them")
+    assert agent.terminate() == 0
+    ((kept,),) = agent.journal("SELECT count(*) FROM reply")
+    assert 1000 <= kept <= 1250
+
+
 def test_a_sender_that_may_not_read_its_answers_does_not_hold_up_others(
     agent: Agent, xrays: Xrays, mosquitto: Mosquitto
 ) -> None:
