@@ -8,7 +8,8 @@ CxrEdgeError                  exit 1
 │   │   ├── UnsupportedImage           readable, but of a kind that is not taken (animated, no decoder, ...)
 │   │   ├── ImageOutOfBounds           too many pixels or bytes, or too small
 │   │   └── UnsuitableImage            decoded well, and nothing that the model should score (its `reason` says why)
-│   └── IndexFormatError               an index, a CSV, a folder of classes
+│   ├── IndexFormatError               an index, a CSV, a folder of classes
+│   └── NoAnswerPossible               a request over MQTT that cannot even be refused (`requests.py`)
 ├── AuditError                exit 4   leaking splits, one picture with two labels
 ├── ModelError                exit 5   a model that cannot be built, converted or read
 │   └── ExportGateError                int8 lost more AUROC than allowed
@@ -17,7 +18,9 @@ CxrEdgeError                  exit 1
 │   └── DowngradeError                 older than what the device runs or ran
 ├── MissingExtraError         exit 7   an optional dependency that is not installed
 ├── ResourceError             exit 8   disk or memory
+│   └── JournalDamaged                 the next start salvages what it can (`journal_salvage.py`)
 ├── BrokerError               exit 9   MQTT
+├── ArchiveError              exit 1   a DICOM archive; reports wait for it (`dicom_sender.py`)
 ├── DeployError               exit 10  a device that cannot be deployed to
 │   ├── HostError                      it cannot be reached or logged into
 │   ├── PreflightError                 it is not fit for what it should run

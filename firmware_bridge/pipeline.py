@@ -217,7 +217,7 @@ class Pipeline:
             explanation=self._explained(row, score),
             suitability=score.suitability,
         )
-        _LOG.info("image %s: %s, %.3f", facts.id[:12], result.decision, result.probability)
+        _LOG.info("image %s: %s, %.3f", self._short(row), result.decision, result.probability)
         reported = not is_selftest(row.path, row.sha256)
         return Outcome(row.seq, row.path, result.id, dump(result.to_json()), reported)
 

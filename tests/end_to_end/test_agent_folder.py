@@ -183,6 +183,18 @@ def test_the_key_is_secret_and_names_tell_nothing(agent: Agent, xrays: Xrays) ->
     assert "Doe" not in agent.log.read_text()
 
 
+def test_with_names_every_line_about_an_image_has_its_name(agent: Agent, xrays: Xrays) -> None:
+    xrays.put(agent.watch / "good.jpg", old=True)
+    (agent.watch / "bad.jpg").write_bytes(b"no image")
+    assert agent.run("--names", "--grace", "0.1", "--settle", "0.1") == 0
+    about = [line for line in agent.log.read_text().splitlines() if "image " in line]
+    assert sorted(name for line in about for name in ("good.jpg", "bad.jpg") if f"image {name}" in line) == [
+        "bad.jpg",
+        "good.jpg",
+    ]
+    assert len(about) == 2
+
+
 def test_ready_is_told_to_the_service_manager_and_the_stop_is_clean(agent: Agent, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))

@@ -55,6 +55,14 @@ def test_verify_refuses_what_it_cannot_reproduce(bundle_file: Path, samples: Pat
         CliRunner().invoke(command, ["verify", str(wrong)], catch_exceptions=False)
 
 
+def test_verify_warns_where_there_is_nothing_to_reproduce(bundle_file: Path, golden_bundle: Path) -> None:
+    result = CliRunner().invoke(command, ["verify", str(bundle_file)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "warning: the bundle has no golden X-rays" in result.output
+    result = CliRunner().invoke(command, ["verify", str(golden_bundle)], catch_exceptions=False)
+    assert "warning" not in result.output
+
+
 def test_inspect_prints_json(golden_bundle: Path) -> None:
     result = CliRunner().invoke(command, ["inspect", str(golden_bundle)], catch_exceptions=False)
     shown = json.loads(result.output)

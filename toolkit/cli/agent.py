@@ -42,7 +42,8 @@ def option(name: str, section: type[Any], key: str) -> Callable[[Command], Comma
         "Path": click.Path(path_type=Path),
         "float": Finite(min=metadata["least"], max=metadata["most"]),
         "int": click.IntRange(metadata["least"], metadata["most"]),
-        "str": click.Choice(metadata["choices"]) if metadata["choices"] else click.STRING,
+        # "" is how a file or a variable says that nothing is chosen; an argument is then left out.
+        "str": click.Choice([one for one in metadata["choices"] if one]) if metadata["choices"] else click.STRING,
     }
     kind = str(found.type).partition(" ")[0]
     shown = "" if default in (None, "", False) else f"  [default: {default}]"

@@ -132,4 +132,10 @@ def verify(bundle: Path, trusted_keys: Path | None, threads: int) -> None:
         click.echo(f"{opened.manifest.name} {opened.id}")
     for outcome in outcomes:
         click.echo(f"  {outcome.file} {outcome.model}: {outcome.came:.4f} (expected {outcome.expected:.4f})")
+    if not outcomes:
+        click.echo(
+            "warning: the bundle has no golden X-rays: nothing shows that it scores here as it did where it was made\n"
+            "  do: build it with --golden 6",
+            err=True,
+        )
     click.echo(f"files as listed, {len(outcomes)} golden results reproduced. {NOTICE}")

@@ -125,3 +125,10 @@ def test_every_option_is_explained_and_every_command_ends_with_the_notice() -> N
         for option in command.params:
             if isinstance(option, click.Option):
                 assert len(option.help or "") > 8, (name, option.name)
+
+
+def test_no_choice_of_the_agent_is_empty_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_module.run(["agent", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--precision [int8|fp16]" in shown
+    assert "[|" not in shown
