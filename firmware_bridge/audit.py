@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from firmware_bridge.audit_anchor import Anchor, AnchorStore
+from firmware_bridge.audit_foreign import Backing, Foreign, set_aside
 from firmware_bridge.audit_line import FIRST_PREV, FOLDER, file_name, month_after, month_of, result_fields, write_line
 from firmware_bridge.audit_tail import Tail, read_tail
 from firmware_bridge.errors import ResourceError
@@ -99,6 +100,7 @@ class AuditLog:
         anchor = self._store.read()
         with _translated(self._folder):
             self._folder.mkdir(mode=0o700, exist_ok=True)
+            foreign = set_aside(self._folder, anchor, Backing(anchor, self._store.following)) if anchor else []
             tail = read_tail(self._folder, anchor)
             self.head = tail.end
             if tail.end.n:
@@ -106,6 +108,7 @@ class AuditLog:
             else:
                 self._start()
         self._mend(tail, anchor)
+        self._tell_of(foreign)
         last_seq = self._store.last_seq()
         if tail.end.n and (anchor is None or self.head.seq > last_seq):
             # The journal is younger or older than the log: its numbers begin again, so must ours.
@@ -130,6 +133,15 @@ class AuditLog:
         self._note("lost", lost_n=anchor.n if anchor else 0, lost_hash=anchor.hash if anchor else "")
         lost = f"line {anchor.n}" if anchor else "its beginning"
         self._problem(f"audit log: {lost} is missing or changed; look with `cxr-edge audit verify`")
+
+    def _tell_of(self, foreign: list[Foreign]) -> None:
+        for one in foreign:
+            self._note("foreign", bytes=one.bytes, sha256=one.sha256, kept=one.name)
+        if foreign:
+            self._problem(
+                f"audit log: lines that this agent did not write are set aside in {foreign[0].name}; "
+                "look with `cxr-edge audit verify`"
+            )
 
     def _start(self) -> None:
         month = max(utc_now()[:7], month_after(month_of(self.head.file)))

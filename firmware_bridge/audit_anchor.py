@@ -103,6 +103,11 @@ class AnchorStore:
             query = "SELECT seq, record FROM result WHERE seq>? ORDER BY seq LIMIT ?"
             return [(seq, checked(record)) for seq, record in self._db.execute(query, (seq, limit)).fetchall()]
 
+    def following(self, seq: int) -> tuple[int, str] | None:
+        """The first result behind that one."""
+        rows = self.results_after(seq, limit=1)
+        return rows[0] if rows else None
+
     def damaged(self, error: Exception) -> ResourceError:
         """The error for a row that is not what was written."""
         return damaged(self._path, error)

@@ -54,7 +54,7 @@ def read_tail(folder: Path, anchor: Anchor | None) -> Tail:
 def _tail_of(file: BinaryIO, path: Path, anchor: Anchor | None) -> Tail:
     seq = anchor.seq if anchor else 0
     if anchor is not None and anchor.file == path.name:
-        if _line_ends_at(file, anchor):
+        if line_ends_at(file, anchor):
             tail = _follow(file, anchor)
             if len(tail.torn) < _MOST_TORN_BYTES:
                 return tail
@@ -69,12 +69,13 @@ def _tail_of(file: BinaryIO, path: Path, anchor: Anchor | None) -> Tail:
 def _older_has(path: Path, anchor: Anchor) -> bool:
     try:
         with path.with_name(anchor.file).open("rb") as file:
-            return anchor.file < path.name and _line_ends_at(file, anchor)
+            return anchor.file < path.name and line_ends_at(file, anchor)
     except FileNotFoundError:
         return False
 
 
-def _line_ends_at(file: BinaryIO, anchor: Anchor) -> bool:
+def line_ends_at(file: BinaryIO, anchor: Anchor) -> bool:
+    """Whether the noted line is in that file, where it was noted."""
     begin = max(0, anchor.end_bytes - MOST_BYTES)
     file.seek(begin)
     raw = file.read(anchor.end_bytes - begin)

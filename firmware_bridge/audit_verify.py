@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from firmware_bridge.audit_line import FIRST_PREV, FOLDER, MOST_BYTES, Line, files_of, read_line, result_fields
+from firmware_bridge.audit_anchor import QUERY, Anchor
+from firmware_bridge.audit_foreign import PREFIX, Backing, is_of
+from firmware_bridge.audit_line import FIRST_PREV, FOLDER, MOST_BYTES, Line, files_of, read_line
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.journal_reader import open_reader, results
 
@@ -71,15 +73,22 @@ def verify(state: Path, *, head: str = "") -> Verdict:
     with open_reader(state) as journal, _translated(folder):
         # The anchor first: a running agent moves it on while the log is read.
         anchor = _anchor(journal)
-        rows = _Rows(journal, *_last_exchange(folder))
-        for line in _chain(folder, verdict):
+        rows = _Rows(journal, *_last_exchange(folder, anchor))
+        backing = Backing(anchor, lambda seq: next(results(journal, after=seq), None)) if anchor else None
+        for path, number, line in _chain(folder, verdict):
             seen_head = seen_head or line.hash == head
-            seen_anchor = seen_anchor or (anchor is not None and (line.n, line.hash) == anchor)
+            if anchor is not None and backing is not None:
+                seen_anchor = seen_anchor or (line.n, line.hash) == (anchor.n, anchor.hash)
+                if line.n > anchor.n and not backing.holds(line, path.name):
+                    what = f"line {line.n}, behind the one noted in the journal, is about nothing that the journal has"
+                    verdict.blame(path.name, number, f"{what}: somebody else wrote it")
             rows.compare(line, verdict)
         verdict.waiting = rows.rest()
+        for path in sorted(folder.glob(f"{PREFIX}*")):
+            verdict.blame("", 0, f"{path.name} keeps lines that the agent found behind its own and had not written")
     if anchor is not None and not seen_anchor:
-        number, digest = anchor
-        verdict.blame("", 0, f"line {number} ({digest[:12]}), noted in the journal, is missing: cut off or changed")
+        what = f"line {anchor.n} ({anchor.hash[:12]}), noted in the journal, is missing"
+        verdict.blame("", 0, f"{what}: cut off or changed")
     if head and not seen_head:
         verdict.blame("", 0, f"no line has the hash {head}: the log was cut off before it, or written anew")
     if not verdict.lines and anchor is None:
@@ -87,8 +96,11 @@ def verify(state: Path, *, head: str = "") -> Verdict:
     return verdict
 
 
-def _chain(folder: Path, verdict: Verdict) -> Iterator[Line]:
-    """Each line that is whole in itself, with what is wrong between it and the one before noted in the verdict."""
+def _chain(folder: Path, verdict: Verdict) -> Iterator[tuple[Path, int, Line]]:
+    """Each line that is whole in itself, with its file and its number there.
+
+    What is wrong between it and the one before is noted in the verdict.
+    """
     last = Line(0, FIRST_PREV, "", "", 0, {})
     for path in files_of(folder):
         with path.open("rb") as file:
@@ -104,7 +116,7 @@ def _chain(folder: Path, verdict: Verdict) -> Iterator[Line]:
                 verdict.lines += 1
                 verdict.results += line.kind == "result"
                 verdict.head = line.hash
-                yield line
+                yield path, number, line
 
 
 def _blame_bytes(verdict: Verdict, path: Path, number: int, *, raw: bytes, last: Line) -> None:
@@ -134,6 +146,9 @@ def _read_note(verdict: Verdict, path: Path, number: int, line: Line) -> None:
         verdict.blame(
             path.name, number, f"the agent found line {line.fields.get('lost_n')} missing or changed at a start"
         )
+    elif what == "foreign":
+        kept = line.fields.get("kept")
+        verdict.blame(path.name, number, f"the agent found lines that it had not written; {kept} keeps them")
     elif what == "torn":
         verdict.notes.append(f"{path.name}:{number}: {line.fields.get('bytes')} half-written bytes were cut off")
     elif what == "journal":
@@ -170,7 +185,7 @@ class _Rows:
             self._next = next(self._rows, None)
         # Rows that are gone were kept for as long as they should be.
         if self._next is not None and self._next[0] == line.seq:
-            if not _is_of(*self._next, line):
+            if not is_of(*self._next, line):
                 verdict.blame("", 0, f"result {line.seq} in the journal is not the one of line {line.n}")
             self._next = next(self._rows, None)
 
@@ -179,29 +194,27 @@ class _Rows:
         return (self._next is not None) + sum(1 for _ in self._rows)
 
 
-def _is_of(seq: int, record: str, line: Line) -> bool:
-    try:
-        return not result_fields(seq, record).items() - line.fields.items()
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return False  # no record any more, or lists where the line has words
+def _last_exchange(folder: Path, anchor: Anchor | None) -> tuple[int, int]:
+    """The last line that says that another journal begins, and the result after which its lines begin.
 
-
-def _last_exchange(folder: Path) -> tuple[int, int]:
-    """The last line that says that another journal begins, and the result after which its lines begin."""
+    Up to the noted head: what comes behind it is looked at more closely, and must not say what to pass over.
+    """
     number = seq = 0
     for path in files_of(folder):
         with path.open("rb") as file:
             while raw := file.readline(MOST_BYTES):
                 if b'"what":"journal"' in raw and (line := read_line(raw)) and line.kind == "note":
+                    if anchor is not None and line.n > anchor.n and line.seq >= anchor.seq:
+                        continue
                     number, seq = line.n, line.seq
     return number, seq
 
 
-def _anchor(journal: sqlite3.Connection) -> tuple[int, str] | None:
+def _anchor(journal: sqlite3.Connection) -> Anchor | None:
     if journal.execute("SELECT 1 FROM sqlite_master WHERE name='audit_head'").fetchone() is None:
         return None
-    row = journal.execute("SELECT n, hash FROM audit_head").fetchone()
-    return (int(row[0]), str(row[1])) if row else None
+    row = journal.execute(QUERY).fetchone()
+    return Anchor(*row) if row else None
 
 
 @contextmanager

@@ -175,6 +175,73 @@ def test_a_chain_computed_again_is_found_by_the_head_that_left_the_device(logged
     assert any("no line has the hash" in str(fault) for fault in verify(logged.state, head=published).faults)
 
 
+def forge(device: Device, **fields: object) -> None:
+    """A line with hashes that fit, behind the last one."""
+    from firmware_bridge.audit_line import write_line
+
+    last = read_line(device.lines()[-1])
+    assert last is not None
+    raw, _ = write_line({"n": last.n + 1, **fields}, prev=last.hash)
+    month = fields.get("month")
+    path = device.state / "audit" / f"audit-{month}.jsonl" if month else files_of(device.state / "audit")[-1]
+    with path.open("ab") as file:
+        file.write(raw)
+
+
+FORGED: dict[str, dict[str, object]] = {
+    "a result": {"kind": "result", "seq": NUMBER + 1, "time": "2026-12-24T10:00:00.000Z", "decision": "negative"},
+    "an old result": {"kind": "result", "seq": 3, "time": "2026-12-24T10:00:00.000Z", "decision": "negative"},
+    "a month": {"kind": "month", "time": "9999-12-01T00:00:00.000Z", "month": "9999-12", "after": "x"},
+    "a start": {"kind": "start", "time": "2026-12-24T10:00:00.000Z"},
+    "an exchange": {"kind": "note", "time": "2026-12-24T10:00:00.000Z", "what": "journal", "seq": NUMBER},
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_line_that_somebody_else_wrote_behind_the_last_is_found_and_set_aside(logged: Device, kind: str) -> None:
+    forge(logged, **FORGED[kind])
+    assert [fault for fault in verify(logged.state).faults if "somebody else wrote it" in str(fault)]
+    logged.open()
+    logged.results(2, month="2026-12")
+    assert logged.log is not None
+    assert logged.log.follow() == NUMBER + 2
+    assert logged.seqs() == list(range(1, NUMBER + 3))
+    assert logged.problem is not None
+    assert "set aside" in logged.problem
+    assert [path.name for path in files_of(logged.state / "audit")] == ["audit-2026-11.jsonl", "audit-2026-12.jsonl"]
+    faults = " ".join(map(str, verify(logged.state).faults))
+    assert "had not written" in faults
+    assert len(list((logged.state / "audit").glob("foreign-*"))) == 1
+
+
+def test_a_foreign_file_is_found(logged: Device) -> None:
+    forged = read_line(logged.lines()[0])
+    assert forged is not None
+    (logged.state / "audit" / "audit-9999-12.jsonl").write_bytes(logged.lines()[0])
+    assert verify(logged.state).faults
+    log = logged.open()
+    logged.results(1, month="2026-12")
+    assert log.follow() == NUMBER + 1
+    assert files_of(logged.state / "audit")[-1].name == "audit-2026-12.jsonl"
+    assert verify(logged.state).faults
+
+
+@pytest.mark.parametrize("month", ["2026-12", "2027-01"])
+def test_lines_that_a_kill_left_behind_the_noted_head_are_ours(logged: Device, month: str) -> None:
+    log = logged.open()
+    log.follow()
+    before = log.head
+    logged.results(3, month=month)
+    log.follow()
+    log._store.anchor(before)
+    logged.close()
+    assert verify(logged.state).faults == []
+    assert logged.open().follow() == NUMBER + 3
+    assert logged.problem is None
+    assert verify(logged.state).faults == []
+    assert logged.seqs() == list(range(1, NUMBER + 4))
+
+
 def test_a_result_changed_in_the_journal_is_found(logged: Device) -> None:
     import sqlite3
 
