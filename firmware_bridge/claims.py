@@ -20,7 +20,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from firmware_bridge.rename import free_name, leads_through_link, move_new
@@ -138,8 +138,11 @@ class Claims:
             self._held.pop(path, None)
             self._owed.discard(path)
 
-    def put_back(self) -> int:
+    def put_back(self, *, keep: Collection[Path] = ()) -> int:
         """Put back what an earlier run of ours held when it died; how many files.
+
+        Those of `keep` stay with us, under their paths: they are scored, and another agent that found one of them
+        before its JSON lies there would score it again.
 
         A folder that cannot be read or written is passed over: nothing was claimed in it.
         """
@@ -147,7 +150,7 @@ class Claims:
             if not self._root.is_dir() or self._root.is_symlink():
                 return 0
             try:
-                return self._empty(self._open_home())
+                return self._empty(self._open_home(), keep=keep)
             except OSError as error:
                 _LOG.warning("claims cannot be looked at: %s", error.strerror)
                 return 0
@@ -217,10 +220,14 @@ class Claims:
         os.utime(stamp)
         return stamp.stat().st_mtime
 
-    def _empty(self, home: Path) -> int:
+    def _empty(self, home: Path, *, keep: Collection[Path] = ()) -> int:
         count = 0
         for held in list(_files_below(home)):
-            self._put_back(held, self._watch / held.relative_to(home))
+            path = self._watch / held.relative_to(home)
+            if path in keep:
+                self._held[path] = held
+                continue
+            self._put_back(held, path)
             count += 1
         _remove_empty_below(home)
         return count

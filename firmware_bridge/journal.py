@@ -177,7 +177,8 @@ class Journal:
         upsert = """
             INSERT INTO intake (path, sha256, size_bytes, mtime_ns, state, taken_s) VALUES (?, ?, ?, ?, 'taken', ?)
             ON CONFLICT (path, sha256) DO UPDATE SET size_bytes=excluded.size_bytes, mtime_ns=excluded.mtime_ns,
-              state=CASE state WHEN 'superseded' THEN 'taken' ELSE state END
+              state=CASE state WHEN 'superseded' THEN 'taken' ELSE state END,
+              moved=0, place=NULL -- it lies at its path again
             RETURNING seq, path, sha256, state, (SELECT id FROM result WHERE id = result_id)"""
         taken = []
         with self._transaction() as db:

@@ -128,7 +128,7 @@ class Pipeline:
             else:
                 self._recorder.put(Outcome(row.seq, row.path, row.result_id, None))
             return
-        id = self._id(row)
+        id = self.identify(row)
         if self._recorder.insist(lambda: self._journal.has_result(id)):
             self.tally.note_known()
             self._recorder.put(Outcome(row.seq, row.path, id, None))
@@ -159,17 +159,18 @@ class Pipeline:
             if candidate.recovered:
                 self._recorder.insist(lambda: self._journal.survived(row.seq))
             self._possession.put_off(candidate.path, decoded=False)
-        elif self._possession.have(row, work.contents, result_id=self._id(row)):
+        elif self._possession.have(row, work.contents, result_id=self.identify(row)):
             self.refuse(row, error)
 
-    def _id(self, row: Taken) -> str:
+    def identify(self, row: Taken) -> str:
+        """The id that the row's result has."""
         return result_id(row.sha256, self._labels.bundle.id)
 
     def refuse(self, row: Taken, error: CxrEdgeError, decoded: Decoded | None = None) -> None:
         """Record that a file gets no score, and why."""
         refusal = Refusal.from_error(
             error,
-            id=self._id(row),
+            id=self.identify(row),
             image=self._facts(row, decoded),
             bundle=self._labels.bundle,
         )
@@ -204,7 +205,7 @@ class Pipeline:
     def _outcome(self, row: Taken, score: Score) -> Outcome:
         facts = self._facts(row, score.decoded)
         result = Result(
-            id=self._id(row),
+            id=self.identify(row),
             image=facts,
             bundle=self._labels.bundle,
             model=self._labels.model,

@@ -60,10 +60,14 @@ class Possession:
         # Only whoever has the file may look: before, another agent might have been about to finish it.
         if not self.filing.known_elsewhere(row.path, result_id):
             return True
+        self.known(row)
+        return False
+
+    def known(self, row: Taken) -> None:
+        """Another agent has scored the file."""
         self._on_known()
         self._recorder.insist(lambda: self._journal.close_row(row.seq))
         self.let_go(row.path)
-        return False
 
     def lost(self, path: Path) -> None:
         """Another agent has the file, or it went away before it ever was a whole image."""

@@ -114,7 +114,7 @@ def assemble(
     """
     options = settings.section(IntakeSettings)
     claims = Claims(watch, owner, stale_s=options.stale_claim_s, problem=lambda text: health.report("claims", text))
-    claims.put_back()
+    claims.put_back(keep={path for _, path, _ in journal.unwritten(limit=-1)})
     moves = frozenset(name for name, told in ((DONE, options.done), (REJECTED, options.rejected)) if told == "move")
     intake = Intake(
         watch,
@@ -153,6 +153,7 @@ def assemble(
         patient=not once,
         grace_s=options.grace_s,
         refuse=lambda row, error: pipeline.refuse(row, error),
+        identify=lambda row: pipeline.identify(row),
     )
     pipeline = Pipeline(
         scorer,

@@ -5,6 +5,7 @@ A batch is one commit. At most one batch waits for the decoder, so that few byte
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Taker:
         patient: wait for room on the disk (a service), instead of raising (a single run).
         grace_s: a younger file may be half-written still.
         refuse: called for a row whose file went away.
+        identify: the id of a row's result.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Taker:
         patient: bool,
         grace_s: float,
         refuse: Callable[[Taken, CxrEdgeError], None],
+        identify: Callable[[Taken], str],
     ) -> None:
         self._journal = journal
         self._intake = intake
@@ -72,6 +75,7 @@ class Taker:
         self._patient = patient
         self._grace_s = grace_s
         self._refuse = refuse
+        self._identify = identify
         self.batches: queue.Queue[list[Work] | None] = queue.Queue(_QUEUED_BATCHES)
 
     def run(self) -> None:
@@ -173,10 +177,16 @@ class Taker:
 
     def _vanished(self, path: Path) -> None:
         """A file that an earlier run took is gone: its row is closed with a refusal, so that somebody hears of it."""
+        if os.path.lexists(path):  # another agent had it, and put it back just now
+            self._possession.put_off(path, decoded=True)
+            return
         rows = [row for row in self._journal.open_intakes(limit=-1) if row.path == path]
         for row in rows:
-            # An id of its own: the picture itself may come again and must then be scored.
-            self._refuse(Taken(row.seq, row.path, f"gone:{row.sha256}:{row.seq}", row.state), _GONE)
+            if self._possession.filing.known_elsewhere(path, self._identify(row)):
+                self._possession.known(row)  # another agent scored it and filed it away
+            else:
+                # An id of its own: the picture itself may come again and must then be scored.
+                self._refuse(Taken(row.seq, row.path, f"gone:{row.sha256}:{row.seq}", row.state), _GONE)
         if not rows:
             self._intake.done(path)
 

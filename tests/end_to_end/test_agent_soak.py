@@ -129,6 +129,28 @@ def test_two_agents_on_one_folder_killed_at_random_moments(agent: Agent, second:
     check(both, ids)
 
 
+def test_a_file_that_is_back_where_it_was_is_not_handed_to_and_fro(agent: Agent, second: Agent, xrays: Xrays) -> None:
+    """Each once noted that it was gone, because the other had it; each puts it back, and the other sees it come."""
+    xrays.put(agent.watch / "1.jpg", old=True)
+    for one in (agent, second):
+        assert one.run(*FAST) == 0
+        one.journal_write("UPDATE intake SET moved=1")
+    for one in (agent, second):
+        one.start(*FAST)
+    wait_for(lambda: all(answers(one) for one in (agent, second)), "both have started")
+    time.sleep(2.0)
+    claimed = agent.watch / ".cxr-claimed"
+    seen = {entry for _ in range(200) for entry in claims_in(claimed)}
+    assert seen == set()
+    assert [one.journal("SELECT moved, state FROM intake") for one in (agent, second)] == [[(0, "done")]] * 2
+    assert [one.terminate() for one in (agent, second)] == [0, 0]
+
+
+def claims_in(folder: Path) -> list[str]:
+    time.sleep(0.005)
+    return [name for _, _, names in os.walk(folder) for name in names if name != ".alive"]
+
+
 def test_many_files_at_once(agent: Agent, xrays: Xrays, tmp_path: Path) -> None:
     agent.start(*FAST)
     (tmp_path / "batch").mkdir()

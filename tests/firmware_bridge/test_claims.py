@@ -75,6 +75,22 @@ def test_of_two_agents_one_wins_each_file(watch: Path, make: Callable[..., Claim
     assert sorted(won["one"] + won["two"]) == sorted(paths)
 
 
+def test_what_is_scored_stays_claimed_until_its_json_lies_there(watch: Path, make: Callable[..., Claims]) -> None:
+    killed = make("one")
+    scored, taken = put(watch / "study" / "scored.jpg"), put(watch / "study" / "taken.jpg")
+    for path in (scored, taken):
+        killed.claim(path)
+    os.close(killed._lock)  # type: ignore[arg-type] # as a kill would
+    killed._home = killed._lock = None
+    again = make("one")
+    assert again.put_back(keep={scored}) == 1
+    assert (scored.exists(), taken.exists()) == (False, True)
+    with pytest.raises(Lost):
+        make("two").claim(scored)
+    again.release(scored)
+    assert scored.exists()
+
+
 def test_a_new_file_under_the_name_of_a_claimed_one_is_not_replaced(watch: Path, make: Callable[..., Claims]) -> None:
     claims = make("one")
     path = put(watch / "a.jpg", b"old")
