@@ -76,6 +76,30 @@ def test_a_half_written_file_waits(agent: Agent, xrays: Xrays, options: list[str
     assert agent.journal("SELECT count(*) FROM result WHERE record LIKE '%\"refused\"%'") == [(0,)]
 
 
+@pytest.mark.parametrize(
+    ("parts", "pause_s", "grace_s"),
+    [pytest.param(4, 0.5, 2.0, id="seconds"), pytest.param(25, 8.0, 10.0, id="minutes", marks=pytest.mark.soak)],
+)
+@pytest.mark.parametrize("options", [[], ["--poll", "0.2"]], ids=["inotify", "poll"])
+def test_a_file_that_is_appended_to_by_its_name_waits(
+    agent: Agent, xrays: Xrays, options: list[str], parts: int, pause_s: float, grace_s: float
+) -> None:
+    """Its writer opens and closes it for each piece, so that it looks finished again and again."""
+    agent.start("--settle", "0.1", "--grace", str(grace_s), *options)
+    wait_until_watching(agent)
+    data = xrays.make()
+    for part in range(parts):
+        with (agent.watch / "slow.jpg").open("ab") as file:
+            file.write(data[len(data) * part // parts : len(data) * (part + 1) // parts])
+        if part < parts - 1:
+            time.sleep(pause_s)
+            assert agent.json("slow.jpg") is None
+    assert wait_for_json(agent, "slow.jpg")["id"] == xrays.id_of(data)
+    assert agent.journal("SELECT count(*) FROM result") == [(1,)]
+    assert agent.terminate() == 0
+    assert [path.name for path in agent.watch.rglob("*.jpg")] == ["slow.jpg"]
+
+
 def wait_until_watching(agent: Agent) -> None:
     deadline_s = time.monotonic() + WAIT_S
     while "INFO watching" not in agent.log.read_text():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from firmware_bridge.status import ask
 from tests.end_to_end.conftest import until
 
 if TYPE_CHECKING:
@@ -68,6 +70,56 @@ def test_a_folder_that_is_removed_and_made_again(agent: Agent, xrays: Xrays, tmp
     assert until(lambda: agent.json("2.jpg"), timeout_s=90)["id"] == second
     assert agent.terminate() == 0
     assert agent.journal("SELECT id FROM result ORDER BY seq") == [(first,), (second,)]
+
+
+@needs_root
+def test_one_small_disk_for_state_and_folder_that_fills_up(agent: Agent, xrays: Xrays, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("a small disk needs a tmpfs, and this root may not mount one")
+    try:
+        agent.watch, agent.state = disk / "watched", disk / "state"
+        agent.watch.mkdir()
+        agent.start(*FAST)
+        ids = [xrays.put(agent.watch / "1.jpg")]
+        until(lambda: agent.json("1.jpg"))
+        filler = disk / "filler"
+        # Below the reserve (5% of a small disk), with room for two more X-rays: the intake waits, senders need not.
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - 700_000))
+        until(lambda: "the disk is nearly full, intake waits" in agent.log.read_text())
+        problems = until(lambda: ask(agent.state))["problems"]
+        assert "nearly full" in problems["disk"]
+        ids += [xrays.put(agent.watch / "2.jpg"), xrays.put(agent.watch / "3.jpg")]
+        time.sleep(1.5)
+        assert agent.running
+        assert agent.journal("SELECT count(*) FROM intake") == [(1,)]
+        filler.unlink()
+        for name in ("2.jpg", "3.jpg"):
+            until(lambda name=name: agent.json(name))
+        until(lambda: agent.journal("SELECT count(*) FROM intake WHERE state!='done'") == [(0,)])
+        assert "disk" not in until(lambda: ask(agent.state))["problems"]
+        assert agent.terminate() == 0
+        assert sorted(agent.journal("SELECT id FROM result")) == sorted((id,) for id in ids)
+    finally:
+        if agent.running:
+            agent.kill()
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@needs_root
+def test_a_read_only_state_folder_ends_the_start_and_touches_no_x_ray(agent: Agent, xrays: Xrays) -> None:
+    id = xrays.put(agent.watch / "1.jpg", old=True)
+    agent.state.mkdir()
+    with disk_on(agent.state, agent.state):
+        subprocess.run(["mount", "-o", "remount,bind,ro", agent.state], check=True)
+        assert agent.run(*FAST) == 8
+        said = agent.log.read_text()
+        assert "a state folder that this user can write" in said
+        assert "Traceback" not in said
+        assert [path.name for path in agent.watch.rglob("*")] == ["1.jpg"]
+    assert agent.run(*FAST) == 0
+    assert agent.json("1.jpg")["id"] == id
 
 
 def test_sockets_and_devices_are_left_alone(agent: Agent, xrays: Xrays, monkeypatch: pytest.MonkeyPatch) -> None:
