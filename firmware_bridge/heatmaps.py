@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
-from firmware_bridge.beside import OVERLAY_SUFFIX, path_beside
-from firmware_bridge.filing import DONE, places
+from firmware_bridge.beside import OVERLAY_SUFFIX, json_path, path_beside
+from firmware_bridge.filing import DONE, id_in, places
 from firmware_bridge.journal import Journal
 from firmware_bridge.mqtt_message import Message
 from firmware_bridge.png import PNG_MAGIC
@@ -71,6 +71,9 @@ class Heatmaps:
         if image is None:
             return None
         for place in places(image, self._watch, [DONE]):
+            # Until the journal has the place, an older picture of that name may lie where this one is looked for.
+            if id_in(json_path(place)) != result_id:
+                continue
             try:
                 png = read_file(path_beside(place, OVERLAY_SUFFIX), max_bytes=_MOST_BYTES).data
             except (NoFile, NotFinished):

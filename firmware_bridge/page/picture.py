@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from firmware_bridge.beside import OVERLAY_SUFFIX, path_beside
+from firmware_bridge.beside import OVERLAY_SUFFIX, json_path, path_beside
 from firmware_bridge.decode import DEFAULT_LIMITS, decode
 from firmware_bridge.errors import ImageError
-from firmware_bridge.filing import DONE, REJECTED, places
+from firmware_bridge.filing import DONE, REJECTED, id_in, places
 from firmware_bridge.journal_reader import open_reader
 from firmware_bridge.png import PNG_MAGIC
 from firmware_bridge.reading import NoFile, NotFinished, read_file
@@ -68,6 +68,8 @@ class Pictures:
             ResourceError: the journal cannot be read.
         """
         for path in self._places(result_id)[0]:
+            if id_in(json_path(path)) != result_id:  # an older picture of that name
+                continue
             with contextlib.suppress(NoFile, NotFinished):
                 data = read_file(path_beside(path, OVERLAY_SUFFIX), max_bytes=_MOST_OVERLAY_BYTES).data
                 if data.startswith(PNG_MAGIC):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from firmware_bridge.audit_verify import verify
-from tests.end_to_end.conftest import until
+from tests.end_to_end.conftest import until as wait
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Agent, Xrays
+
+until = partial(wait, timeout_s=90.0)  # a machine that has much else to do
 
 DAY_S = 86_400
 

@@ -6,21 +6,24 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.conftest import until
+from tests.end_to_end.conftest import until as wait
 from tests.end_to_end.test_agent_service import Manager, config
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Agent, Xrays
 
-# The agent itself, that waits a second for a decoder instead of a minute and more.
+until = partial(wait, timeout_s=90.0)  # a machine that has much else to do
+
+# The agent itself, that waits three seconds for a decoder instead of a minute and more.
 IMPATIENT = """
 from firmware_bridge import dicom_codec
-dicom_codec._WALL_FACTOR, dicom_codec._WALL_S = 0.0, 1.0
+dicom_codec._WALL_FACTOR, dicom_codec._WALL_S = 0.0, 3.0
 from toolkit.cli.main import main
 main()
 """

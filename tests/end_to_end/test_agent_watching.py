@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.end_to_end.conftest import until
+from tests.end_to_end.conftest import until as wait
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Agent, Xrays
+
+until = partial(wait, timeout_s=90.0)  # a machine that has much else to do
 
 FAST = ("--settle", "0.1", "--grace", "0.5")
 EVENTS = Path("/proc/sys/fs/inotify/max_queued_events")
