@@ -102,6 +102,7 @@ def test_heat_maps_have_a_topic_of_their_own(mosquitto: Mosquitto, journal: Jour
         record = '{"refused":{}}' if name == "refused" else '{"explanation":{"inside":0.9}}'
         journal.settle([Outcome(row.seq, row.path, f"id-{name}", record)])
         folder = tmp_path / "done" if name == "filed" else tmp_path
+        (folder / f"{name}.cxr.json").write_text(f'{{"id": "id-{name}"}}')
         if name != "late":
             (folder / f"{name}.cxr.png").write_bytes(b"\x89PNG\r\n\x1a\n %d" % number)
     with subscribed(mosquitto, "cxr-edge/box/heatmap/+") as came, running(mosquitto, journal, more=[maps]):
