@@ -90,6 +90,10 @@ class TrainConfig:
     sparsity: float = _doc(0.30, "Share of zeros that pruning reaches in each pruned kernel.")
     qat_epochs: int = _doc(3, "Epochs of quantization-aware training that keeps the zeros.")
     qat_rate: float = _doc(1e-4, "Learning rate at the start of quantization-aware training.")
+    follow: float = _doc(
+        0.5,
+        "Share of the loss, 0 to 1, that keeps pruning and quantization to the float model's answers and feature maps.",
+    )
     unfreeze: str = _doc(
         "",
         "Groups that train first, as 'logit=1 block7=2': only the layers from the first one so called on train for so "
@@ -192,6 +196,7 @@ _RANGES = (
     ("qat_epochs", 1, 10_000),
     ("sparsity", 0.0, 0.95),
     ("distill_share", 0.0, 1.0),
+    ("follow", 0.0, 1.0),
     ("distill_temperature", 1.0, 100.0),
     ("label_smoothing", 0.0, 0.9),
     ("dropout", 0.0, 0.9),

@@ -18,6 +18,7 @@ from calibration.metrics import auroc
 from firmware_bridge.errors import ModelError
 from toolkit.average import NO_AVERAGING, Averaging, WeightAverage
 from toolkit.files import storing, write_atomically
+from toolkit.follow import FollowingLoss, FollowingStream
 from toolkit.input_scale import InputScale
 from toolkit.losses import Distillation, phase_loss
 from toolkit.progress import progress, waiting
@@ -75,6 +76,8 @@ class Phase:
         callbacks: Keras callbacks that the phase needs (pruning's step counter).
         averaging: what the weights at the end are.
         distillation: how much the teacher counts whose answers the batches bring; None without one.
+        following: share of the loss that keeps to the float model, 0 to 1; above 0 the model is one of
+            `follow.with_features` and the stream a `follow.FollowingStream`.
     """
 
     name: str
@@ -84,6 +87,14 @@ class Phase:
     callbacks: Sequence[Any] = ()
     averaging: Averaging = NO_AVERAGING
     distillation: Distillation | None = None
+    following: float = 0.0
+
+    def loss(self) -> Any:
+        """The Keras loss."""
+        labels = phase_loss(label_smoothing=self.label_smoothing, distillation=self.distillation)
+        if not self.following:
+            return labels
+        return FollowingLoss(labels, share=self.following, columns=2 if self.distillation else 1)
 
 
 def predict(model: Any, pixels: npt.NDArray[np.uint8], scale: InputScale, *, batch: int = 64) -> Floats:
@@ -101,7 +112,7 @@ def predict(model: Any, pixels: npt.NDArray[np.uint8], scale: InputScale, *, bat
 def run_phase(
     phase: Phase,
     model: Any,
-    stream: BatchStream,
+    stream: BatchStream | FollowingStream,
     validation: Validation,
     *,
     input_scale: InputScale,
@@ -123,7 +134,7 @@ def run_phase(
         ResourceError: the disk is full; the epochs before stand.
     """
     optimizer = keras.optimizers.Adam(phase.schedule(0))
-    model.compile(optimizer, phase_loss(label_smoothing=phase.label_smoothing, distillation=phase.distillation))
+    model.compile(optimizer, phase.loss())
     # Slots must exist before a restore, or the optimizer would start cold after an interruption.
     optimizer.build(model.trainable_variables)
     average = phase.averaging.of(model)
@@ -202,7 +213,13 @@ def _sweep(folder: Path, latest: str | None) -> None:
 
 
 def _train_epoch(
-    phase: Phase, model: Any, stream: BatchStream, *, number: int, callbacks: Any, average: WeightAverage
+    phase: Phase,
+    model: Any,
+    stream: BatchStream | FollowingStream,
+    *,
+    number: int,
+    callbacks: Any,
+    average: WeightAverage,
 ) -> Epoch:
     name = f"{phase.name} {number + 1}/{phase.epochs}"
     callbacks.on_epoch_begin(number)

@@ -19,7 +19,7 @@ def is_pruned(layer: Any) -> bool:
 
 
 def wrap_for_pruning(model: Any, *, sparsity: float, steps: int) -> Any:
-    """`model` with a pruning wrapper around each kernel; the layers, and so the weights, are shared with `model`.
+    """A copy of `model` and its weights with a pruning wrapper around each kernel.
 
     Args:
         model: float Keras model.
@@ -39,11 +39,17 @@ def wrap_for_pruning(model: Any, *, sparsity: float, steps: int) -> Any:
     )
 
     def wrap(layer: Any) -> Any:
+        # A layer of its own: one that two graphs share cannot tell its output in either.
+        copy = type(layer).from_config(layer.get_config())
         if is_pruned(layer):
-            return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
-        return layer
+            return tfmot.sparsity.keras.prune_low_magnitude(copy, pruning_schedule=schedule)
+        return copy
 
-    return keras.models.clone_model(model, clone_function=wrap)
+    wrapped = keras.models.clone_model(model, clone_function=wrap)
+    for layer in wrapped.layers:
+        inner = getattr(layer, "layer", layer)
+        inner.set_weights(model.get_layer(inner.name).get_weights())
+    return wrapped
 
 
 def pruning_callbacks() -> list[Any]:

@@ -21,6 +21,7 @@ from toolkit.data.index import Index, Xray
 from toolkit.data.load import Grey, Loaded, geometric_and_tonal, load
 from toolkit.distill import read_teachers, targets, teacher_logits
 from toolkit.files import replacing, write_atomically
+from toolkit.follow import FollowingStream, with_features
 from toolkit.freeze import freeze_below
 from toolkit.losses import Distillation
 from toolkit.mix import Mixing
@@ -184,7 +185,7 @@ def train(data: TrainingData, config: TrainConfig, *, folder: Path, say: Say) ->
     run = _Run(data, config, folder, say)
     float_model = run.float_phase()
     pruned = run.prune_phase(float_model)
-    quantized = run.qat_phase(pruned)
+    quantized = run.qat_phase(pruned, teacher=float_model)
     history = {"phases": run.phases}
     write_atomically(folder / "history.json", json.dumps(history, indent=1))
     return Trained(float_model=float_model, pruned=pruned, quantized=quantized, history=history)
@@ -237,7 +238,18 @@ class _Run:
             mixing=self.mixing,
         )
 
-    def fit(self, name: str, model: Any, stream: BatchStream, *, epochs: int, rate: float, **options: Any) -> None:
+    def fit(
+        self,
+        name: str,
+        model: Any,
+        stream: BatchStream,
+        *,
+        epochs: int,
+        rate: float,
+        teacher: Any = None,
+        **options: Any,
+    ) -> None:
+        """Run one phase; with `teacher`, the float model, keep to it as `config.follow` asks."""
         warmup = round(stream.steps * self.config.warmup_epochs) if name == "float" else 0
         phase = Phase(
             name=name,
@@ -246,12 +258,14 @@ class _Run:
             label_smoothing=self.config.label_smoothing,
             averaging=self.averaging,
             distillation=self.distillation if self.data.teacher is not None else None,
+            following=self.config.follow if teacher is not None else 0.0,
             **options,
         )
+        follows = phase.following > 0.0
         history = run_phase(
             phase,
-            model,
-            stream,
+            with_features(model) if follows else model,
+            FollowingStream(stream, with_features(teacher)) if follows else stream,
             self.data.validation,
             input_scale=self.arch.input_scale,
             folder=self.folder / name,
@@ -290,6 +304,7 @@ class _Run:
             stream,
             epochs=self.config.prune_epochs,
             rate=self.config.prune_rate,
+            teacher=float_model,
             callbacks=pruning_callbacks(),
         )
         stripped = strip_pruning(pruned, sparsity=self.config.sparsity)
@@ -298,11 +313,11 @@ class _Run:
         copy_weights(stripped, fresh)
         return self._settled("prune", fresh, stream)
 
-    def qat_phase(self, pruned: Any) -> Any:
+    def qat_phase(self, pruned: Any, *, teacher: Any) -> Any:
         with waiting("qat: quantizing the graph"):
             quantized = quantize_aware(pruned, input_scale=self.arch.input_scale)
         stream = self.stream(2)
-        self.fit("qat", quantized, stream, epochs=self.config.qat_epochs, rate=self.config.qat_rate)
+        self.fit("qat", quantized, stream, epochs=self.config.qat_epochs, rate=self.config.qat_rate, teacher=teacher)
         if self.averaging.kind != "none":
             # The statistics belong to the last weights, not to their average.
             with waiting("qat: averaging batch statistics"):
