@@ -110,6 +110,9 @@ class TrainConfig:
     l2: float = _doc(0.0, "L2 penalty on the kernels, floating-point phase only.")
     bn_momentum: float = _doc(0.9, "Momentum of batch normalisation; 0.99 lags behind on small data.")
     class_weights: bool = _doc(True, "Weigh the classes so that both count the same.")
+    balance_sources: float = _doc(
+        0.0, "0 to 1: how far small sources are drawn more often; 1 draws all alike. Classes then weigh by source."
+    )
     sensitivity: float = _doc(0.95, "Sensitivity that the decision threshold is chosen for, on validation.")
     calibrate_bias: bool = _doc(True, "Fit a bias beside the temperature: class weights move the share of positives.")
     representative: int = _doc(100, "X-rays that calibrate post-training quantization.")
@@ -197,6 +200,7 @@ _RANGES = (
     ("sparsity", 0.0, 0.95),
     ("distill_share", 0.0, 1.0),
     ("follow", 0.0, 1.0),
+    ("balance_sources", 0.0, 1.0),
     ("distill_temperature", 1.0, 100.0),
     ("label_smoothing", 0.0, 0.9),
     ("dropout", 0.0, 0.9),

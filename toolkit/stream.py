@@ -47,6 +47,7 @@ class TrainingSet:
         input_scale: of the network.
         teacher: (N,) float32, 0 to 1, what a teacher says; None without one.
         lungs: (N, S, S) uint8, 0 outside the lungs, in the geometry of `pixels`; None where they are not known.
+        sources: (N,) where each X-ray comes from; None where that plays no part.
     """
 
     pixels: Grey
@@ -55,12 +56,34 @@ class TrainingSet:
     input_scale: InputScale
     lungs: Grey | None = None
     teacher: Floats | None = None
+    sources: npt.NDArray[np.str_] | None = None
 
 
-def class_weights(labels: npt.NDArray[np.int64]) -> Floats:
-    """Weight of each X-ray, (N,) float32, so that both classes weigh the same in sum and the mean is 1."""
-    share = np.bincount(labels, minlength=2) / len(labels)
-    out: Floats = (0.5 / np.maximum(share, 1e-9))[labels].astype(np.float32)
+def class_weights(labels: npt.NDArray[np.int64], sources: npt.NDArray[np.str_] | None = None) -> Floats:
+    """Weight of each X-ray, (N,) float32, so that both classes weigh the same in sum and the mean is 1.
+
+    With `sources` that holds within each of them: where one source is mostly sick and another mostly well, what tells
+    the sources apart would otherwise tell the label.
+    """
+    weights = np.ones(len(labels), np.float32)
+    groups = np.zeros(len(labels), np.int64) if sources is None else np.unique(sources, return_inverse=True)[1]
+    for group in range(int(groups.max()) + 1):
+        inside = groups == group
+        share = np.bincount(labels[inside], minlength=2) / inside.sum()
+        # A source of one class has nothing to weigh against.
+        if share.min() > 0 or sources is None:
+            weights[inside] = (0.5 / np.maximum(share, 1e-9))[labels[inside]]
+    return weights
+
+
+def draw_shares(sources: npt.NDArray[np.str_], *, balance: float) -> Floats:
+    """How often each X-ray is drawn, (N,) float64, sum 1: a source of n has a share like n^(1 - `balance`).
+
+    0 draws all X-rays alike, 1 all sources (Idrissi 2022, "Simple data balancing", sampling by group).
+    """
+    _, groups, counts = np.unique(sources, return_inverse=True, return_counts=True)
+    of_source = counts ** (1.0 - balance) / np.sum(counts ** (1.0 - balance))
+    out: Floats = (of_source / counts)[groups]
     return out
 
 
@@ -77,8 +100,9 @@ class BatchStream:
         workers: int,
         weigh: bool,
         mixing: Mixing | None = None,
+        balance: float = 0.0,
     ) -> None:
-        """Prepare; `workers` threads augment, 0 augments in the caller's thread."""
+        """Prepare; `workers` threads augment, 0 augments in the caller's thread; `balance` as in `draw_shares`."""
         self._data = data
         self._augmenter = augmenter
         self._seed = seed
@@ -86,7 +110,9 @@ class BatchStream:
         self._mixing = mixing or Mixing()
         # A training set below one batch is one smaller batch.
         self._batch_size = min(batch_size, len(data.labels))
-        self._weights = class_weights(data.labels) if weigh else np.ones(len(data.labels), np.float32)
+        self._shares = draw_shares(data.sources, balance=balance) if balance and data.sources is not None else None
+        sources = None if self._shares is None else data.sources
+        self._weights = class_weights(data.labels, sources) if weigh else np.ones(len(data.labels), np.float32)
 
     @property
     def steps(self) -> int:
@@ -101,16 +127,18 @@ class BatchStream:
 
     def plain_epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`, augmented but never mixed in pairs: what the device's inputs look like."""
-        order = np.random.default_rng((self._seed, number)).permutation(len(self._data.labels))
-        chunks = [order[i * self._batch_size : (i + 1) * self._batch_size] for i in range(self.steps)]
+        order, seeds = self._order(number)
+        chunks = [slice(i * self._batch_size, (i + 1) * self._batch_size) for i in range(self.steps)]
         if not self._workers:
             for chunk in chunks:
-                yield self._batch(chunk, [self._one(int(i), number) for i in chunk])
+                drawn = zip(order[chunk], seeds[chunk], strict=True)
+                yield self._batch(order[chunk], [self._one(int(row), seed) for row, seed in drawn])
             return
         with ThreadPoolExecutor(self._workers) as pool:
             waiting: deque[tuple[npt.NDArray[np.int64], list[Future[Grey]]]] = deque()
             for chunk in chunks:
-                waiting.append((chunk, [pool.submit(self._one, int(i), number) for i in chunk]))
+                drawn = zip(order[chunk], seeds[chunk], strict=True)
+                waiting.append((order[chunk], [pool.submit(self._one, int(row), seed) for row, seed in drawn]))
                 if len(waiting) >= _AHEAD:
                     ready, futures = waiting.popleft()
                     yield self._batch(ready, [future.result() for future in futures])
@@ -118,9 +146,18 @@ class BatchStream:
                 ready, futures = waiting.popleft()
                 yield self._batch(ready, [future.result() for future in futures])
 
-    def _one(self, row: int, epoch: int) -> Grey:
-        # Any mixing of the three numbers will do, as long as no two X-rays of an epoch share a seed.
-        seed, other = (int(n) for n in np.random.SeedSequence((self._seed, epoch, row)).generate_state(2))
+    def _order(self, number: int) -> tuple[npt.NDArray[np.int64], list[tuple[int, ...]]]:
+        """The rows of epoch `number` in their order, and what seeds the augmentation of each."""
+        rng, count = np.random.default_rng((self._seed, number)), len(self._data.labels)
+        # Any mixing of these numbers will do, as long as no two X-rays of an epoch share a seed.
+        if self._shares is None:
+            order = rng.permutation(count)
+            return order, [(self._seed, number, int(row)) for row in order]
+        order = rng.choice(count, size=count, p=self._shares)
+        return order, [(self._seed, number, int(row), place) for place, row in enumerate(order)]
+
+    def _one(self, row: int, entropy: tuple[int, ...]) -> Grey:
+        seed, other = (int(n) for n in np.random.SeedSequence(entropy).generate_state(2))
         lungs, partner = None, None
         if self._data.lungs is not None and self._augmenter.needs_lungs:
             lungs, partner = self._data.lungs[row], self._data.pixels[other % len(self._data.labels)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ from toolkit.model import Architecture, build_classifier, copy_weights
 from toolkit.phase import Phase, Schedule, Validation, reestimate_batch_norm, run_phase
 from toolkit.progress import waiting
 from toolkit.prune import pruning_callbacks, seed_everything, strip_pruning, wrap_for_pruning
-from toolkit.qat import quantize_aware
+from toolkit.qat import calibrate_ranges, quantize_aware
 from toolkit.stream import BatchStream, TrainingSet
 from toolkit.weights import load_initial_weights, load_weights
 
 Say = Callable[[str], None]
+_CALIBRATION = 10**6 + 1  # an order that no training epoch has
+_CALIBRATION_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,7 @@ class _Run:
             input_scale=self.arch.input_scale,
             lungs=self.data.lungs,
             teacher=self.data.teacher,
+            sources=np.array([row.source for row in self.data.train.rows]),
         )
         return BatchStream(
             training,
@@ -236,6 +240,7 @@ class _Run:
             workers=self.config.workers,
             weigh=self.config.class_weights,
             mixing=self.mixing,
+            balance=self.config.balance_sources,
         )
 
     def fit(
@@ -317,6 +322,9 @@ class _Run:
         with waiting("qat: quantizing the graph"):
             quantized = quantize_aware(pruned, input_scale=self.arch.input_scale)
         stream = self.stream(2)
+        with waiting("qat: ranges of the activations"):
+            some = itertools.islice(stream.plain_epoch(_CALIBRATION), _CALIBRATION_BATCHES)
+            calibrate_ranges(quantized, pruned, [batch.x for batch in some])
         self.fit("qat", quantized, stream, epochs=self.config.qat_epochs, rate=self.config.qat_rate, teacher=teacher)
         if self.averaging.kind != "none":
             # The statistics belong to the last weights, not to their average.

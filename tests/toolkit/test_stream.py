@@ -76,3 +76,42 @@ def test_a_stream_that_is_left_early_leaves_no_thread_waiting() -> None:
     assert threading.active_count() > before
     batches.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+def _two_sources(balance: float, *, workers: int = 0) -> BatchStream:
+    """40 X-rays of one source, mostly sick; 8 of another, mostly well. The grey level of an X-ray is its row."""
+    labels = np.array([1] * 30 + [0] * 10 + [1] * 2 + [0] * 6, np.int64)
+    data = TrainingSet(
+        pixels=np.arange(48, dtype=np.uint8)[:, None, None].repeat(32, axis=1).repeat(32, axis=2),
+        labels=labels,
+        tonal=None,
+        input_scale=INPUT_SCALE,
+        sources=np.array(["many"] * 40 + ["few"] * 8),
+    )
+    return BatchStream(
+        data, batch_size=8, augmenter=Augmenter("none"), seed=1, workers=workers, weigh=True, balance=balance
+    )
+
+
+@pytest.mark.parametrize(("balance", "share"), [(0.0, 8 / 48), (0.5, 0.309), (1.0, 0.5)])
+def test_a_small_source_is_drawn_as_often_as_asked_for(balance: float, share: float) -> None:
+    stream = _two_sources(balance)
+    drawn = [batch.x[:, 0, 0, 0] for epoch in range(40) for batch in stream.epoch(epoch)]
+    assert np.mean(np.concatenate(drawn) > INPUT_SCALE.normalise(39.5)) == pytest.approx(share, abs=0.03)
+
+
+def test_classes_weigh_the_same_within_each_source_so_that_the_source_does_not_tell_the_label() -> None:
+    labels, sources = np.array([1, 1, 1, 0, 0, 0, 0, 1]), np.array(["a"] * 4 + ["b"] * 4)
+    weights = class_weights(labels, sources)
+    for source in "ab":
+        inside = sources == source
+        assert weights[inside & (labels == 1)].sum() == pytest.approx(weights[inside & (labels == 0)].sum())
+        assert weights[inside].mean() == pytest.approx(1.0)
+
+
+def test_a_source_of_one_class_weighs_as_it_comes() -> None:
+    np.testing.assert_allclose(class_weights(np.array([1, 1, 0, 1]), np.array(["a", "a", "b", "b"])), [1, 1, 1, 1])
+
+
+def test_drawn_batches_do_not_depend_on_the_number_of_workers() -> None:
+    assert _same(list(_two_sources(1.0).epoch(2)), list(_two_sources(1.0, workers=2).epoch(2)))
