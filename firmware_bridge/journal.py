@@ -1,4 +1,4 @@
-"""The journal: what was taken, what came out, what is still to be reported. SQLite in WAL mode with full sync.
+"""The journal: what was taken, what came out, what is still to be reported. Its file: `journal_database.py`.
 
 An intake row is durable before the file is scored, a result row before it is reported. After a crash at any point the
 rows say what is left to do:
@@ -7,39 +7,20 @@ rows say what is left to do:
     intake 'scored'   the result is there; write the JSON beside the file
     result unsent     publish it
     reply unsent      answer whoever sent that image by a network
-
-SQLite, "Write-Ahead Logging", section 2: with synchronous=FULL every commit is synced before it returns.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sqlite3
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from firmware_bridge.errors import ConfigError, ResourceError
+from firmware_bridge.journal_database import Database
 from firmware_bridge.journal_keep import Dropped, count_lost, drop, forget_answers, forget_old
-from firmware_bridge.journal_rows import (
-    SCHEMA,
-    STEPS,
-    TABLES,
-    Arrival,
-    Counts,
-    Outcome,
-    Reply,
-    ReplyTo,
-    Stored,
-    Taken,
-    taken_from,
-)
-from firmware_bridge.journal_salvage import SUSPECT, JournalDamaged, checked, damaged, is_damage, move_aside, salvage
+from firmware_bridge.journal_rows import SCHEMA, Arrival, Counts, Outcome, Reply, ReplyTo, Stored, Taken, taken_from
+from firmware_bridge.journal_salvage import JournalDamaged, checked
 
 __all__ = ["SCHEMA", "Arrival", "Counts", "Journal", "JournalDamaged", "Outcome", "Reply", "ReplyTo", "Stored", "Taken"]
 
@@ -47,7 +28,7 @@ __all__ = ["SCHEMA", "Arrival", "Counts", "Journal", "JournalDamaged", "Outcome"
 _VACUUM_PAGES = 1000
 
 
-class Journal:
+class Journal(Database):
     """The journal in a state folder. Thread-safe. One process at a time: a lock on the folder sees to it.
 
     Raises:
@@ -56,107 +37,9 @@ class Journal:
     """
 
     def __init__(self, state: Path) -> None:
-        self.path = state / "journal.sqlite"
-        self._mutex = threading.RLock()
-        self._reading = threading.Lock()
+        super().__init__(state)
         # The number of the last result that may be reported: the audit log has come so far.
         self.reportable = sys.maxsize
-        with self._translated():
-            state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock_file = (state / "agent.lock").open("w")
-        try:
-            self._lock()
-            with self._translated():
-                self._open()
-        except BaseException:
-            self._lock_file.close()
-            raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"the state folder {self.path.parent} is in use",
-                expected="one agent for each state folder",
-                came="another agent runs with it",
-                do="stop the other agent, or give this one a folder of its own with --state",
-            ) from error
-
-    def _open(self) -> None:
-        try:
-            if (self.path.parent / SUSPECT).exists():
-                raise sqlite3.DatabaseError("malformed, as an earlier run found")
-            self._connect()
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error):
-                raise
-            aside = move_aside(self.path)
-            self._connect()
-            salvage(aside, self._db)
-
-    def _connect(self) -> None:
-        # Autocommit: transactions are opened by hand, where they begin and end.
-        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
-        try:
-            self._set_up()
-            # Reads have a connection of their own: nobody who asks waits for another's commit to reach the disk.
-            self._reader = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _set_up(self) -> None:
-        # Of effect in a new file alone: rows that leave then give their room back, see `shrink`.
-        self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            raise ConfigError(
-                f"the journal {self.path} is newer than this cxr-edge",
-                expected=f"journal schema {SCHEMA} at most",
-                came=f"schema {version}",
-                do="update cxr-edge, or give another folder with --state",
-            )
-        if version < SCHEMA:
-            steps = [*([] if version else [TABLES]), *(STEPS[step] for step in range(version or 2, SCHEMA))]
-            self._db.executescript(f"BEGIN; {' '.join(steps)} PRAGMA user_version={SCHEMA}; COMMIT;")
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            if is_damage(error):
-                raise damaged(self.path, error) from error
-            raise ResourceError(
-                f"the journal {self.path} cannot be read or written",
-                expected="a state folder that this user can write, with some space, on a local disk",
-                came=str(error),
-                do="free some space or mend the disk; what was journaled before is safe",
-            ) from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex, self._translated():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                # A full disk can make SQLite roll back by itself.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with self._reading, self._translated():
-            return self._reader.execute(query, values).fetchall()
-
-    def _pragma(self, statement: str) -> list[tuple[Any, ...]]:
-        with self._mutex, self._translated():
-            return self._db.execute(f"PRAGMA {statement}").fetchall()
 
     def knows(self, path: Path, *, size_bytes: int, mtime_ns: int) -> bool:
         """Whether this very file (as far as its name, size and time tell) was taken before and is still there."""
@@ -353,12 +236,6 @@ class Journal:
         return bool(self._rows("SELECT 1 FROM result WHERE id=? AND sent_s IS NULL", (id,)))
 
     @property
-    def used_bytes(self) -> int:
-        """What the rows take; the file may be larger until `shrink`."""
-        used = self._pragma("page_count")[0][0] - self._pragma("freelist_count")[0][0]
-        return int(used * self._pragma("page_size")[0][0])
-
-    @property
     def lost(self) -> int:
         """How many results were ever removed before they were reported."""
         rows = self._rows("SELECT value FROM fact WHERE name='lost'")
@@ -417,10 +294,3 @@ class Journal:
                           (SELECT count(*) FROM result),
                           (SELECT count(*) FROM reply WHERE sent_s IS NULL)"""
         return Counts(*self._rows(query)[0])
-
-    def close(self) -> None:
-        """Close the file and give the folder free."""
-        with self._mutex, self._reading:
-            self._reader.close()
-            self._db.close()
-            self._lock_file.close()
