@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,7 @@ class Lungs:
         measures: None when there are no plausible lungs.
         why_not: what is not plausible, in words; empty when there are lungs.
         kinds: (7,) float32, what the network takes the picture for, summing to 1, in the order of `KINDS`.
+        small: (128, 128) uint8, the picture as the network saw it; None where `judged` was asked without one.
     """
 
     mask: Grey
@@ -85,6 +86,7 @@ class Lungs:
     measures: LungMeasures | None
     why_not: str
     kinds: NDArray[np.float32]
+    small: Grey | None = None
 
     @property
     def kind(self) -> str:
@@ -122,8 +124,9 @@ class LungFinder:
         Raises:
             ModelError: the runtime failed.
         """
-        mask, kinds = self.run(square(pixels))
-        return judged(mask, kinds)
+        small = square(pixels)
+        mask, kinds = self.run(small)
+        return replace(judged(mask, kinds), small=small)
 
     def run(self, small: Grey) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The network alone: (128, 128) uint8 to the mask (128, 128) float32 in [0, 1] and kinds (7,) that sum to 1.

