@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+import cv2
+
 from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.apart import check_apart
 from firmware_bridge.audit import AuditLog, AuditSettings
@@ -308,6 +310,8 @@ def run_agent(settings: Settings, *, once: bool = False) -> Summary:
     SIGTERM and SIGINT stop it cleanly, SIGHUP has it read its config file again.
     """
     agent = Agent(settings, once=once)
+    # Each stage has a thread; a pool of OpenCV's own beside them spins between its small tasks, on the cores of others.
+    cv2.setNumThreads(1)
     # A handler runs between any two steps of this thread, perhaps while it holds the lock that `set` of an event wants:
     # then nothing ever ends. Of this queue alone the documentation says that a handler may use it.
     came: queue.SimpleQueue[int] = queue.SimpleQueue()

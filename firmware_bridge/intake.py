@@ -202,6 +202,11 @@ class Intake:
         with self._changed:
             return self._changed.wait_for(lambda: self._in_work() <= besides, timeout_s)
 
+    def works_on_more_than(self, count: int) -> bool:
+        """Whether more than so many of the files that were handed out are not done yet."""
+        with self._changed:
+            return self._in_work() > count
+
     def _in_work(self) -> int:
         return len(self._present) - len(self._waiting) - len(self._urgent)
 

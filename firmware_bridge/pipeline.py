@@ -1,8 +1,9 @@
-"""From a finished file to a durable result with its JSON: four threads, so that decoding, inference and disk overlap.
+"""From a finished file to a durable result with its JSON: five threads, so that decoding, inference and disk overlap.
 
     taker      claims, reads, hashes, journals the intake            (`taking.py`)
     decoder    decodes                                               (OpenCV releases the GIL)
-    inferrer   preprocesses, runs the model                          (so does the interpreter)
+    inference  preprocesses, runs the model; nothing else, for it is the slowest (so does the interpreter)
+    explainer  the heat map's numbers, its picture, the record
     recorder   journals results, writes the JSON files               (`recorder.py`)
 
 The queues between them are short: what is in them is read again after a crash.
@@ -13,9 +14,11 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from firmware_bridge.beside import write_overlay
 from firmware_bridge.decode import Decoded, decode
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _QUEUED_IMAGES = 2  # decoded images can be large
+_QUEUED_SCORES = 2
+_NO_PIXELS = np.empty((0, 0), np.uint8)
+Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
@@ -64,7 +70,7 @@ class Labels:
 
 
 class Pipeline:
-    """The decoder's and the inference thread, behind a taker and in front of a recorder.
+    """The decoder's, the inference and the explainer's thread, behind a taker and in front of a recorder.
 
     Args:
         scorer: of the bundle that `labels` names.
@@ -98,13 +104,14 @@ class Pipeline:
         self._grace_s = grace_s
         self.tally = tally
         self._images: queue.Queue[tuple[Taken, Decoded, float] | None] = queue.Queue(_QUEUED_IMAGES)
+        self._scores: queue.Queue[tuple[Taken, Score] | None] = queue.Queue(_QUEUED_SCORES)
 
     # --- decoder
 
     def decode(self) -> None:
         """Body of the decoder's thread."""
         try:
-            while (batch := self._next_batch()) is not None:
+            while (batch := self._next(self._batches)) is not None:
                 # On a stop the rest is passed over until the taker's end: the rows are there, the next run reads again.
                 while batch and not self._recorder.stopping.is_set():
                     self._decode(batch.pop(0))  # its bytes may go once it is decoded
@@ -113,11 +120,11 @@ class Pipeline:
         finally:
             self._recorder.put_into(self._images, None)
 
-    def _next_batch(self) -> list[Work] | None:
+    def _next(self, source: queue.Queue[Item]) -> Item:
         self._recorder.progress.rest()
-        batch = self._batches.get()
+        item = source.get()
         self._recorder.progress.beat()
-        return batch
+        return item
 
     def _decode(self, work: Work) -> None:
         contents, row = work.contents, work.row
@@ -178,12 +185,12 @@ class Pipeline:
         _LOG.warning("image %s refused: %s (%s)", self._short(row), error.what, error.came)
         self._recorder.put(Outcome(row.seq, row.path, refusal.id, dump(refusal.to_json())))
 
-    # --- inferrer
+    # --- inference
 
     def infer(self) -> None:
         """Body of the inference thread."""
         try:
-            while (item := self._next_image()) is not None:
+            while (item := self._next(self._images)) is not None:
                 row, decoded, decode_ms = item
                 try:
                     score = self._scorer.score_decoded(decoded, decode_ms=decode_ms)
@@ -192,15 +199,25 @@ class Pipeline:
                     continue
                 self.tally.scored += 1
                 self.tally.by_decision["positive" if score.decision else "negative"] += 1
-                self._recorder.put(self._outcome(row, score))
+                if not self._labels.explain.overlay:  # they can be large, and nothing else needs them any more
+                    score = replace(score, decoded=replace(decoded, pixels=_NO_PIXELS))
+                self._recorder.put_into(self._scores, (row, score))
+        except Stopped:
+            return
+        finally:
+            self._recorder.put_into(self._scores, None)
+
+    # --- explainer
+
+    def explain(self) -> None:
+        """Body of the explainer's thread."""
+        try:
+            while (item := self._next(self._scores)) is not None:
+                self._recorder.put(self._outcome(*item))
+        except Stopped:
+            return
         finally:
             self._recorder.put(None)
-
-    def _next_image(self) -> tuple[Taken, Decoded, float] | None:
-        self._recorder.progress.rest()
-        item = self._images.get()
-        self._recorder.progress.beat()
-        return item
 
     def _outcome(self, row: Taken, score: Score) -> Outcome:
         facts = self._facts(row, score.decoded)

@@ -19,6 +19,10 @@ from firmware_bridge.journal import Journal, JournalDamaged, Outcome
 _QUEUED_OUTCOMES = 64
 _RETRY_S = 2.0
 _IDLE_S = 0.5
+# A commit, an audit line and the syncs of two folders cost the same for one result as for many: while more are on their
+# way, so many are gathered, for so long at most.
+_GATHERED = 32
+_GATHERING_S = 0.1
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
@@ -36,6 +40,7 @@ class Recorder:
         health: told about a disk that is full.
         on_results: called after results became durable.
         on_done: called with each path that is accounted for.
+        more_than: whether more files than so many are being worked on, those included whose outcome is here.
         filing: where X-rays and their JSON go.
         report_again: a picture that was reported before is reported once more, under the same id.
         patient: wait for a full disk to mend (a service), instead of raising (a single run).
@@ -49,6 +54,7 @@ class Recorder:
         *,
         on_results: Callable[[], None],
         on_done: Callable[[Path], None],
+        more_than: Callable[[int], bool],
         filing: Filing,
         report_again: bool,
         patient: bool,
@@ -58,6 +64,7 @@ class Recorder:
         self._health = health
         self._on_results = on_results
         self._on_done = on_done
+        self._more_than = more_than
         self._filing = filing
         self._report_again = report_again
         self._patient = patient
@@ -96,7 +103,7 @@ class Recorder:
             ended = False
             while not ended:
                 self.progress.beat()
-                outcomes, ended = _drain(self._outcomes, timeout_s=_IDLE_S)
+                outcomes, ended = self._gather()
                 if outcomes or written.seqs:
                     written = self._settle(outcomes, written)
                 if self._health.has("json") and time.monotonic() - retry_s > 5 * _RETRY_S:
@@ -145,6 +152,23 @@ class Recorder:
         for outcome in outcomes:
             self._on_done(outcome.path)
         return done
+
+    def _gather(self) -> tuple[list[Outcome], bool]:
+        """Wait for an outcome, and for those that are about to come; and whether the end (None) came."""
+        outcomes: list[Outcome] = []
+        deadline_s = time.monotonic() + _IDLE_S
+        while len(outcomes) < _GATHERED:
+            waits = not outcomes or self._more_than(len(outcomes))
+            try:
+                outcome = self._outcomes.get(waits, max(0.0, deadline_s - time.monotonic()))
+            except queue.Empty:
+                break
+            if outcome is None:
+                return outcomes, True
+            if not outcomes:
+                deadline_s = time.monotonic() + _GATHERING_S
+            outcomes.append(outcome)
+        return outcomes, False
 
     def _note(self, outcomes: list[Outcome], written: _Written) -> list[str]:
         return self._journal.settle(
@@ -218,16 +242,3 @@ class _Written:
     seqs: list[int] = field(default_factory=list)
     moved: list[int] = field(default_factory=list)
     places: dict[int, Path] = field(default_factory=dict)
-
-
-def _drain(source: queue.Queue[Item | None], *, timeout_s: float) -> tuple[list[Item], bool]:
-    """All that is there, waiting for the first; and whether the end (None) came."""
-    items: list[Item] = []
-    try:
-        item = source.get(timeout=timeout_s)
-        while item is not None:
-            items.append(item)
-            item = source.get_nowait()
-    except queue.Empty:
-        return items, False
-    return items, True

@@ -18,7 +18,7 @@ from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.journal import Journal
 from firmware_bridge.pipeline import Labels, Pipeline, Tally
 from firmware_bridge.possession import Possession
-from firmware_bridge.recorder import Recorder
+from firmware_bridge.recorder import Recorder, Stopped
 from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.settings import Settings
 from firmware_bridge.spool import Spool
@@ -47,6 +47,7 @@ class Stages:
         """Start the threads, the last stage first. The error of any is handed to `on_failure`, and ends all."""
         for name, body in (
             ("recorder", self.recorder.run),
+            ("explainer", self.pipeline.explain),
             ("inference", self.pipeline.infer),
             ("decoder", self.pipeline.decode),
             ("taker", self.taker.run),
@@ -72,6 +73,8 @@ class Stages:
         def guarded() -> None:
             try:
                 body()
+            except Stopped:  # while it told the next thread that it ends: that one ended first
+                self.recorder.broken.set()
             except BaseException as error:
                 self.recorder.broken.set()  # tells the threads before it that their queue is dead
                 on_failure(error)
@@ -116,16 +119,7 @@ def assemble(
     claims = Claims(watch, owner, stale_s=options.stale_claim_s, problem=lambda text: health.report("claims", text))
     claims.put_back(keep={path for _, path, _ in journal.unwritten(limit=-1)})
     moves = frozenset(name for name, told in ((DONE, options.done), (REJECTED, options.rejected)) if told == "move")
-    intake = Intake(
-        watch,
-        known=lambda path, status: journal.knows(path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns),
-        options=options,
-        once=once,
-        problem=lambda text: health.report("folder", text),
-        not_into=moves,
-        on_look=claims.tidy,
-        watch_problem=lambda text: health.report("watch", text),
-    )
+    intake = _intake(watch, options, journal=journal, health=health, claims=claims, moves=moves, once=once)
     disk = Disk([journal.path.parent, watch], reserve_mb=settings.section(RetentionSettings).reserve_mb, health=health)
     spool = Spool(journal.path.parent, journal, intake, disk=disk, on_change=on_change)
     spool.tidy()
@@ -135,6 +129,7 @@ def assemble(
         health,
         on_results=on_change,
         on_done=intake.done,
+        more_than=intake.works_on_more_than,
         filing=filing,
         report_again=options.repeated == "report",
         patient=not once,
@@ -144,25 +139,66 @@ def assemble(
     possession = Possession(
         journal=journal, intake=intake, recorder=recorder, claims=claims, filing=filing, on_known=tally.note_known
     )
+    shared = _Shared(journal, recorder, possession, options.grace_s)
+    taker, pipeline = _line(shared, scorer, labels, intake=intake, disk=disk, patient=not once, tally=tally)
+    return Stages(journal, health, claims, intake, spool, taker, pipeline, recorder, tally)
+
+
+def _intake(
+    watch: Path,
+    options: IntakeSettings,
+    *,
+    journal: Journal,
+    health: Health,
+    claims: Claims,
+    moves: frozenset[str],
+    once: bool,
+) -> Intake:
+    return Intake(
+        watch,
+        known=lambda path, status: journal.knows(path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns),
+        options=options,
+        once=once,
+        problem=lambda text: health.report("folder", text),
+        not_into=moves,
+        on_look=claims.tidy,
+        watch_problem=lambda text: health.report("watch", text),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What taker and pipeline both hold on to."""
+
+    journal: Journal
+    recorder: Recorder
+    possession: Possession
+    grace_s: float
+
+
+def _line(
+    shared: _Shared, scorer: Scorer, labels: Labels, *, intake: Intake, disk: Disk, patient: bool, tally: Tally
+) -> tuple[Taker, Pipeline]:
+    """The stages between intake and recorder."""
     taker = Taker(
-        journal=journal,
+        journal=shared.journal,
         intake=intake,
-        recorder=recorder,
-        possession=possession,
+        recorder=shared.recorder,
+        possession=shared.possession,
         disk=disk,
-        patient=not once,
-        grace_s=options.grace_s,
+        patient=patient,
+        grace_s=shared.grace_s,
         refuse=lambda row, error: pipeline.refuse(row, error),
         identify=lambda row: pipeline.identify(row),
     )
     pipeline = Pipeline(
         scorer,
         labels,
-        journal=journal,
-        recorder=recorder,
-        possession=possession,
+        journal=shared.journal,
+        recorder=shared.recorder,
+        possession=shared.possession,
         batches=taker.batches,
-        grace_s=options.grace_s,
+        grace_s=shared.grace_s,
         tally=tally,
     )
-    return Stages(journal, health, claims, intake, spool, taker, pipeline, recorder, tally)
+    return taker, pipeline

@@ -1,4 +1,8 @@
-"""The bare loop beside the agent: reads and decodes in one thread, scores in another, and keeps nothing."""
+"""The bare loop beside the agent: reads and decodes in one thread, scores in another, and keeps nothing.
+
+To score is to find the lungs, judge whether the picture is fit, cut and scale it, run the model and calibrate what it
+says, as the agent does. Not here: hashes, claims, journal, audit log, heat map, record, JSON, syncs.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+import cv2
 
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.decode import Decoded, decode
@@ -48,5 +54,6 @@ def score_folder(bundle_file: Path, folder: Path) -> tuple[int, float]:
 
 
 if __name__ == "__main__":
+    cv2.setNumThreads(1)  # as the agent does: a pool only takes time from the two threads
     files, seconds = score_folder(Path(sys.argv[1]), Path(sys.argv[2]))
     sys.stdout.write(json.dumps({"files": files, "seconds": seconds}) + "\n")
