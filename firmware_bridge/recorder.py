@@ -22,7 +22,7 @@ _IDLE_S = 0.5
 # A commit, an audit line and the syncs of two folders cost the same for one result as for many: while more are on their
 # way, so many are gathered, for so long at most.
 _GATHERED = 32
-_GATHERING_S = 0.1
+_GATHERING_S = 0.25
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
