@@ -19,6 +19,7 @@ import cv2
 from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.apart import check_apart
 from firmware_bridge.audit import AuditLog, AuditSettings
+from firmware_bridge.backends import open_scorer
 from firmware_bridge.bundle import Bundle, open_bundle
 from firmware_bridge.errors import BrokerError, ConfigError, ResourceError
 from firmware_bridge.health import Health
@@ -201,14 +202,21 @@ class Agent:
         return self._summary(journal, stages.tally, reports="mqtt" in parts)
 
     def _scoring(self, bundle: Bundle, key: bytes) -> tuple[Scorer, Labels]:
-        precision = self._options.precision or None
-        entry = bundle.manifest.model(precision)
-        scorer = bundle.scorer(precision, threads=self._options.threads)
+        opened = open_scorer(
+            bundle,
+            self._options.precision or None,
+            threads=self._options.threads,
+            runtime=self._options.runtime,
+            engines=self._options.engines,
+        )
+        entry, scorer = opened.entry, opened.scorer
+        self._health.report("runtime", opened.fallback or None)
         wished = self._settings.section(SuitabilitySettings)
         if scorer.judge is not None:
             scorer.judge = replace(scorer.judge, refuse_outside=wished.outside == "refuse") if wished.enabled else None
         model = ModelRef(entry.file, entry.precision, scorer.interpreter.runtime, scorer.interpreter.delegate)
         _LOG.info("model %s: %s, %s", model.file, model.runtime, model.delegate)
+        self._health.tell("model", {"file": model.file, "runtime": model.runtime, "delegate": model.delegate})
         labels = Labels(
             bundle.ref,
             model,

@@ -30,6 +30,13 @@ class AgentSettings:
     precision: str = setting(
         "", 'The model file: "int8" or "fp16". Default: the bundle\'s first.', choices=("", "int8", "fp16")
     )
+    runtime: str = setting(
+        "tflite",
+        'What runs the model: "tflite", or "onnxruntime" or "tensorrt" where the bundle has its ONNX form. '
+        "Where that gives other results than the bundle's, tflite does.",
+        choices=("tflite", "onnxruntime", "tensorrt"),
+    )
+    engines: Path | None = setting(None, "Folder of TensorRT engines that a deployment built here.")
     trusted_keys: Path | None = setting(
         None,
         "File of trusted keys, one of which must have signed the bundle. Default: nobody asks.",

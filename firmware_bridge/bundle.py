@@ -16,7 +16,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from firmware_bridge.errors import BundleError, SignatureError
-from firmware_bridge.manifest import NAME, SIGNATURE_NAME, FileEntry, Manifest, is_safe_name
+from firmware_bridge.manifest import (
+    NAME,
+    SIGNATURE_NAME,
+    TFLITE_RUNTIME,
+    FileEntry,
+    Manifest,
+    is_safe_name,
+    kind_of,
+)
 from firmware_bridge.manifest_parse import parse_manifest
 from firmware_bridge.result import BundleRef
 from firmware_bridge.signing import BUNDLE_CONTEXT, MAX_SIGNATURE_BYTES, Signature, parse_signatures, require_signature
@@ -99,36 +107,46 @@ class Bundle:
             what = f"bundle {self.path} is not trusted: {error.what}"
             raise SignatureError(what, expected=error.expected, came=error.came, do=error.do) from error
 
-    def scorer(self, precision: str | None = None, *, threads: int = 2) -> Scorer:
+    def scorer(
+        self,
+        precision: str | None = None,
+        *,
+        threads: int = 2,
+        runtime: str = TFLITE_RUNTIME,
+        engines: Path | None = None,
+    ) -> Scorer:
         """The scorer of this bundle: model, head, calibration and preprocessing together.
 
         Args:
             precision: "int8" or "fp16"; without it the bundle's default model.
             threads: threads of the interpreter.
+            runtime: what runs the model, see `firmware_bridge.backends`.
+            engines: folder of TensorRT engines that were built here.
 
         Raises:
             BundleError: no such model, or an unknown preprocessing step.
+            MissingExtraError: the runtime is not installed.
             ModelError: the interpreter cannot load the model.
         """
         # NumPy, OpenCV and the interpreter load here: reading a manifest needs none of them.
-        from firmware_bridge.interpreter import open_interpreter
+        from firmware_bridge.backends import open_backend
         from firmware_bridge.lungs import LungFinder
         from firmware_bridge.preprocess import Preprocessing
         from firmware_bridge.score import Calibration, Head, Scorer
         from firmware_bridge.suitability import Judge, Statistics
 
-        entry = self.manifest.model(precision)
+        entry = self.manifest.model(precision, kind=kind_of(runtime))
         calibration = entry.calibration
         lungs, suitability = self.manifest.lungs, self.manifest.suitability
         return Scorer(
-            open_interpreter(self.read(entry.file), threads=threads),
+            open_backend(self.read(entry.file), runtime, threads=threads, precision=entry.precision, engines=engines),
             Head.from_bytes(self.read(entry.head)),
             Calibration(calibration.temperature, calibration.bias, calibration.threshold),
             Preprocessing.from_manifest(dict(self.manifest.preprocessing)),
             finder=LungFinder(self.read(lungs.file)) if lungs else None,
-            # Fitted to one model's features: another of the bundle's goes without.
+            # Fitted to one model's features: another precision goes without.
             judge=Judge(Statistics.from_bytes(self.read(suitability["file"])))
-            if lungs and suitability and suitability.get("model") == entry.file
+            if lungs and suitability and suitability.get("model") == self.manifest.model(entry.precision).file
             else None,
         )
 

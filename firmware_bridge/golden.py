@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from firmware_bridge.bundle import Bundle
 from firmware_bridge.errors import BundleError
+from firmware_bridge.manifest import ONNX_RUNTIME, TFLITE, TFLITE_RUNTIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class GoldenOutcome:
 def run_golden(bundle: Bundle, *, threads: int = 1) -> list[GoldenOutcome]:
     """Score every golden X-ray of a bundle on this machine, through the whole path from file to probability.
 
+    ONNX files are scored where ONNX Runtime is installed, and left out elsewhere.
+
     Raises:
         BundleError: a model or head cannot be read.
         ImageError: a golden X-ray cannot be decoded here.
@@ -35,9 +39,10 @@ def run_golden(bundle: Bundle, *, threads: int = 1) -> list[GoldenOutcome]:
     outcomes = []
     for entry in bundle.manifest.models:
         golden = [case for case in bundle.manifest.golden if case.model == entry.file]
-        if not golden:
+        plain = entry.kind == TFLITE
+        if not golden or not (plain or find_spec(ONNX_RUNTIME)):
             continue
-        scorer = bundle.scorer(entry.precision, threads=threads)
+        scorer = bundle.scorer(entry.precision, threads=threads, runtime=TFLITE_RUNTIME if plain else ONNX_RUNTIME)
         for case in golden:
             came = scorer.score(bundle.read(case.file)).probability
             outcomes.append(GoldenOutcome(case.file, entry.file, case.probability, came, case.tolerance))

@@ -1,7 +1,8 @@
 """Run a TFLite file, by whichever runtime the device has, and tell which delegate really runs it.
 
 ai-edge-litert and tflite-runtime offer the same calls; both stand behind `Interpreter`, which is all that the rest
-of the code knows.
+of the code knows. ONNX Runtime (`onnx_runtime`) and TensorRT (`tensorrt_runtime`) stand behind it too; `backends`
+chooses.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Interpreter(Protocol):
     """A loaded model, safe to call from several threads (one runs at a time).
 
     Attributes:
-        runtime: a key of `RUNTIMES`.
-        delegate: "XNNPACK" or "none": what really runs the model, read from the operators after loading.
+        runtime: a key of `RUNTIMES`, "onnxruntime" or "tensorrt".
+        delegate: what really runs the model; of a TFLite file "XNNPACK" or "none", read from its operators once loaded.
         partitions: into how many pieces the delegate cut the graph; 0 without one. More than 1 costs time.
         size_px: side of the square input.
         threads: as asked for.
@@ -112,13 +113,7 @@ def load_tflite(model: Path | bytes, *, threads: int, runtime: str = "auto") -> 
     Raises:
         ConfigError, MissingExtraError, ModelError: as `open_interpreter`.
     """
-    if not 1 <= threads <= _MAX_THREADS:
-        raise ConfigError(
-            "impossible number of threads",
-            expected=f"1 to {_MAX_THREADS}",
-            came=str(threads),
-            do="give the number of cores, or less",
-        )
+    check_threads(threads)
     name, factory = _find_runtime(runtime)
     _check_identifier(model)
     source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": bytes(model)}
@@ -128,6 +123,36 @@ def load_tflite(model: Path | bytes, *, threads: int, runtime: str = "auto") -> 
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         raise _cannot_load(name, error) from error
     return raw, name
+
+
+def check_threads(threads: int) -> None:
+    """Refuse an impossible number of threads.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not 1 <= threads <= _MAX_THREADS:
+        raise ConfigError(
+            "impossible number of threads",
+            expected=f"1 to {_MAX_THREADS}",
+            came=str(threads),
+            do="give the number of cores, or less",
+        )
+
+
+def check_pixels(pixels: NDArray[np.uint8], size_px: int) -> None:
+    """Refuse what no model of side `size_px` takes.
+
+    Raises:
+        ModelError: another shape or type.
+    """
+    if pixels.shape != (size_px, size_px) or pixels.dtype != np.uint8:
+        raise ModelError(
+            "the X-ray does not fit the model",
+            expected=f"({size_px}, {size_px}) uint8",
+            came=f"{pixels.shape} {pixels.dtype}",
+            do="let the preprocessing of the bundle make it",
+        )
 
 
 def delegate_partitions(raw: Any) -> int:
@@ -143,7 +168,7 @@ def _cannot_load(runtime: str, error: Exception) -> ModelError:
     return ModelError(
         "the model cannot be loaded",
         expected="a TFLite file that this runtime can run",
-        came=f"{runtime}: {_one_line(error)}",
+        came=f"{runtime}: {one_line(error)}",
         do="export it again, or update the runtime",
     )
 
@@ -159,7 +184,7 @@ def _find_runtime(wanted: str) -> tuple[str, Callable[..., Any]]:
         try:
             factory: Callable[..., Any] = importlib.import_module(RUNTIMES[name]).Interpreter
         except ImportError as error:  # not installed, or built for another system
-            reason = reason or _one_line(error)
+            reason = reason or one_line(error)
             continue
         return name, factory
     raise MissingExtraError(
@@ -207,13 +232,7 @@ class _TfliteInterpreter:
         self.delegate = "XNNPACK" if self.partitions else "none"
 
     def run(self, pixels: NDArray[np.uint8]) -> ModelOutput:
-        if pixels.shape != (self.size_px, self.size_px) or pixels.dtype != np.uint8:
-            raise ModelError(
-                "the X-ray does not fit the model",
-                expected=f"({self.size_px}, {self.size_px}) uint8",
-                came=f"{pixels.shape} {pixels.dtype}",
-                do="let the preprocessing of the bundle make it",
-            )
+        check_pixels(pixels, self.size_px)
         try:
             with self._lock:
                 # Straight into the tensor's memory, float32 models included: no copy in between. The view must be
@@ -226,7 +245,7 @@ class _TfliteInterpreter:
             raise ModelError(
                 "the model failed while it ran",
                 expected="an inference",
-                came=_one_line(error),
+                came=one_line(error),
                 do="export the model again, or try another runtime",
             ) from error
         tensor = self._probability
@@ -249,7 +268,7 @@ class _Tensor:
         """The runtime says (0.0, 0) for a tensor that is not quantized."""
         scale, zero_point = details["quantization"]
         if details["dtype"] not in (np.uint8, np.int8, np.float32) or (details["dtype"] != np.float32 and scale <= 0):
-            raise _wrong_form("outputs of uint8, int8 (quantized) or float32", str(details["dtype"]))
+            raise wrong_form("outputs of uint8, int8 (quantized) or float32", str(details["dtype"]))
         return cls(int(details["index"]), float(scale) or 1.0, int(zero_point))
 
 
@@ -260,9 +279,9 @@ def _input_of(raw: Any) -> tuple[int, int]:
     dtypes = [np.dtype(details["dtype"]).name for details in inputs]
     side_px = shapes[0][1] if len(inputs) == 1 and len(shapes[0]) == 4 else 0
     if side_px < 1 or shapes[0] != (1, side_px, side_px, 1):
-        raise _wrong_form("one input (1, S, S, 1): grey, batch of 1", str(shapes))
+        raise wrong_form("one input (1, S, S, 1): grey, batch of 1", str(shapes))
     if dtypes[0] not in ("uint8", "float32"):
-        raise _wrong_form("an input of uint8 or float32", dtypes[0])
+        raise wrong_form("an input of uint8 or float32", dtypes[0])
     return int(inputs[0]["index"]), side_px
 
 
@@ -271,14 +290,15 @@ def _outputs_of(raw: Any) -> tuple[_Tensor, _Tensor]:
     outputs = raw.get_output_details()
     ranks = sorted(len(details["shape"]) for details in outputs)
     if ranks != [2, 4]:
-        raise _wrong_form("two outputs: a probability (1, 1) and feature maps (1, h, w, C)", f"ranks {ranks}")
+        raise wrong_form("two outputs: a probability (1, 1) and feature maps (1, h, w, C)", f"ranks {ranks}")
     by_rank = {len(details["shape"]): details for details in outputs}
     if tuple(by_rank[2]["shape"]) != (1, 1) or int(by_rank[4]["shape"][0]) != 1:
-        raise _wrong_form("outputs of batch 1 with one probability", str([list(d["shape"]) for d in outputs]))
+        raise wrong_form("outputs of batch 1 with one probability", str([list(d["shape"]) for d in outputs]))
     return _Tensor.from_details(by_rank[2]), _Tensor.from_details(by_rank[4])
 
 
-def _wrong_form(expected: str, came: str) -> ModelError:
+def wrong_form(expected: str, came: str) -> ModelError:
+    """A model that is sound, but none of ours."""
     return ModelError(
         "this model is not of the form that cxr-edge runs",
         expected=expected,
@@ -287,5 +307,6 @@ def _wrong_form(expected: str, came: str) -> ModelError:
     )
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error of somebody else's says, on one line."""
     return (" ".join(str(error).split()) or type(error).__name__)[:200]

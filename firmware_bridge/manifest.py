@@ -14,10 +14,21 @@ from firmware_bridge.result import NOTICE
 SCHEMA = 1
 KIND = "cxr-edge-bundle"
 PRECISIONS = ("int8", "fp16")
+# What a model file is. ONNX is another form of the TFLite file of the same precision, for TensorRT and ONNX Runtime.
+TFLITE, ONNX = "tflite", "onnx"
+KINDS = (TFLITE, ONNX)
+# What may run a model file; "tflite" stands for whichever TFLite runtime is installed.
+TFLITE_RUNTIME, ONNX_RUNTIME, TENSORRT = "tflite", "onnxruntime", "tensorrt"
+MODEL_RUNTIMES = (TFLITE_RUNTIME, ONNX_RUNTIME, TENSORRT)
 NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 # A member's name: relative, forward slashes, every part starts with a letter or digit (so no "..", no hidden file).
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+def kind_of(runtime: str) -> str:
+    """The kind of model file that a runtime takes."""
+    return TFLITE if runtime == TFLITE_RUNTIME else ONNX
 
 
 def is_safe_name(name: str) -> bool:
@@ -56,10 +67,13 @@ class ModelEntry:
     head: str
     calibration: CalibrationEntry
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = TFLITE
 
     def to_json(self) -> dict[str, Any]:
         """One element of `models`."""
         return {
+            # Bundles of TFLite files alone keep their bytes, and so their id.
+            **({"kind": self.kind} if self.kind != TFLITE else {}),
             "file": self.file,
             "precision": self.precision,
             "head": self.head,
@@ -130,22 +144,22 @@ class Manifest:
     suitability: Mapping[str, Any] | None = None
     lungs: LungsEntry | None = None
 
-    def model(self, precision: str | None = None) -> ModelEntry:
-        """The model of that precision; without one the default model.
+    def model(self, precision: str | None = None, *, kind: str = TFLITE) -> ModelEntry:
+        """The model of that precision and kind; without a precision the default model's.
 
         Raises:
             BundleError: the bundle has no such model.
         """
-        if precision is None:
-            return self.models[0]
+        precision = precision or self.models[0].precision
         for entry in self.models:
-            if entry.precision == precision:
+            if (entry.precision, entry.kind) == (precision, kind):
                 return entry
         raise BundleError(
-            f"bundle '{self.name}' has no {precision} model",
-            expected="one of " + ", ".join(entry.precision for entry in self.models),
-            came=precision,
-            do="choose one of these, or build a bundle that has it",
+            f"bundle '{self.name}' has no {precision} model" + (" in ONNX" if kind == ONNX else ""),
+            expected="one of " + ", ".join(f"{entry.precision} ({entry.kind})" for entry in self.models),
+            came=f"{precision} ({kind})",
+            do="choose one of these, or build a bundle that has it"
+            + (" (`cxr-edge bundle add-onnx`)" if kind == ONNX else ""),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 from firmware_bridge.errors import BundleError
 from firmware_bridge.manifest import (
     KIND,
+    KINDS,
     NAME,
     PRECISIONS,
     SCHEMA,
     SIGNATURE_NAME,
+    TFLITE,
     CalibrationEntry,
     FileEntry,
     GoldenEntry,
@@ -112,6 +114,9 @@ def _check_references(manifest: Manifest) -> None:
     models = [entry.file for entry in manifest.models]
     if len(set(models)) != len(models):
         raise _broken("manifest.json: models", "every file once", "one file twice")
+    forms = {(entry.precision, entry.kind) for entry in manifest.models}
+    if manifest.models[0].kind != TFLITE or any((precision, TFLITE) not in forms for precision, _ in forms):
+        raise _broken("manifest.json: models", "TFLite first, and beside every ONNX file", "an ONNX file without it")
     named = [*models, *(entry.head for entry in manifest.models), *(entry.file for entry in manifest.golden)]
     named += [manifest.lungs.file] if manifest.lungs else []
     named += [manifest.suitability["file"]] if manifest.suitability else []
@@ -128,12 +133,16 @@ def _model(content: object, where: str) -> ModelEntry:
     precision = fields.take("precision", str)
     if precision not in PRECISIONS:
         raise _broken(f"{where}: precision", " or ".join(PRECISIONS), repr(precision)[:80])
+    kind = fields.take("kind", str) if fields.has("kind") else TFLITE
+    if kind not in KINDS:
+        raise _broken(f"{where}: kind", " or ".join(KINDS), repr(kind)[:80])
     entry = ModelEntry(
         file=_name(fields, "file"),
         precision=precision,
         head=_name(fields, "head"),
         calibration=_calibration(fields.take("calibration", dict), f"{where}.calibration"),
         metrics=fields.take("metrics", dict),
+        kind=kind,
     )
     fields.done()
     return entry

@@ -19,7 +19,8 @@ from firmware_bridge.result import NOTICE, utc_now
 SOCKET = "status.sock"
 _TIMEOUT_S = 5.0
 # Each of them is a part of the answer to "does it work?"; a broker that is away is not: nothing is lost meanwhile.
-_HARMLESS = ("mqtt", "requests", "page", "watch")
+# Neither is a runtime that gave way to TFLite on the CPU: X-rays are scored, more slowly.
+_HARMLESS = ("mqtt", "requests", "page", "watch", "runtime")
 
 
 def snapshot(context: Context) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def snapshot(context: Context) -> dict[str, Any]:
         },
         "broker": facts.get("mqtt"),
         "audit": facts.get("audit"),
+        "model": facts.get("model"),
         "disk": _disk(context.state),
         "problems": context.health.problems(),
     }

@@ -57,6 +57,9 @@ def as_text(found: dict[str, Any]) -> str:
         bundle = found["bundle"]
         lines.append(f"device    {found['device']}")
         lines.append(f"bundle    {bundle['name']} ({bundle['id'][:12]}), threshold {found['threshold']:.3f}")
+    if found.get("model"):
+        model = found["model"]
+        lines.append(f"model     {model['file']}: {model['runtime']}, {model['delegate']}")
     waiting = f"{queue['waiting']} waiting, " if "waiting" in queue else ""
     lines.append(f"queue     {waiting}{queue['to_score']} to score, {queue['unsent']} unsent")
     lines.append(f"results   {queue['results']}")

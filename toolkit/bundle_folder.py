@@ -44,7 +44,7 @@ _TOOLS = (
 )
 
 
-def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golden: int = 6) -> Path:
+def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golden: int = 6, onnx: bool = False) -> Path:
     """Build a bundle from what the folder of a run holds: models, calibration, index, export table and evaluation.
 
     Args:
@@ -52,11 +52,13 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
         out: the file to write; by default `NAME.cxr` in the run's folder.
         name: of the bundle; by default the folder's.
         golden: how many validation X-rays go in as golden cases; 0: none.
+        onnx: the ONNX form of each model goes in too.
 
     Raises:
         BundleError: the run has no calibrated int8 or FP16 model, or a file of it cannot be read.
         IndexFormatError: its index cannot be read (with golden cases wished for).
-        ModelError: no model at all.
+        MissingExtraError: tf2onnx, onnx or onnxruntime is not installed (with ONNX wished for).
+        ModelError: no model at all, or one that cannot be converted.
         ResourceError: the bundle cannot be written.
     """
     models = _deployable(run)
@@ -77,7 +79,7 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
     images = _golden_images(index.select(split="validation"), models[0], golden) if index and golden else []
     files.update({f"golden/{i}.png": image for i, image in enumerate(images)})
     name = name or run.resolve().name
-    return build_bundle(
+    written = build_bundle(
         out or run / f"{name}.cxr",
         name=name,
         labels=_labels(models[0], index),
@@ -92,6 +94,11 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
         lungs=LungsEntry(_LUNGS, LUNGS_VERSION) if lungs else None,
         suitability=_suitability(run, entries[0].file) if SUITABILITY in files else None,
     )
+    if onnx:
+        from toolkit.bundle_onnx import add_onnx
+
+        add_onnx(written)
+    return written
 
 
 def _suitability(run: Path, model: str) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class TrainConfig:
     calibrate_bias: bool = _doc(True, "Fit a bias beside the temperature: class weights move the share of positives.")
     representative: int = _doc(100, "X-rays that calibrate post-training quantization.")
     golden: int = _doc(4, "X-rays stored in the bundle with their expected outputs.")
+    onnx: bool = _doc(False, "Put the ONNX form of each model into the bundle, for TensorRT and ONNX Runtime.")
     max_int8_loss: float = _doc(0.01, "Export fails when int8 loses more validation AUROC than this.")
     allow_int8_loss: bool = _doc(False, "Export anyway; the report says so.")
     allow_leaks: bool = _doc(False, "Train on leaking splits anyway; the report says so.")

@@ -19,8 +19,9 @@ from calibration.metrics import ece
 from calibration.temperature import calibrated
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.decode import decode
-from firmware_bridge.manifest import SIGNATURE_NAME, CalibrationEntry, GoldenEntry, Manifest, ModelEntry
+from firmware_bridge.manifest import SIGNATURE_NAME, TFLITE, CalibrationEntry, GoldenEntry, Manifest, ModelEntry
 from toolkit.bundle import build_bundle
+from toolkit.extras import require_modules
 from toolkit.score_index import NamedIndex, score_index
 from toolkit.summary import ScoredSet
 from toolkit.under_test import ModelUnderTest, from_bundle
@@ -81,8 +82,13 @@ def recalibrate(
 
     Raises:
         BundleError: the bundle is damaged.
+        MissingExtraError: it holds ONNX, and what makes that anew is not installed.
         InputError: the X-rays do not show both classes, or too few patients.
     """
+    with open_bundle(bundle) as opened:
+        onnx = any(entry.kind != TFLITE for entry in opened.manifest.models)
+    if onnx:
+        require_modules("tf2onnx", "onnx", "onnxruntime", extra="onnx")
     models = from_bundle(bundle)
     assert models[0].labels is not None  # every bundle names its labels
     scored = score_index(xrays, models, labels=models[0].labels, workers=workers)
@@ -90,7 +96,11 @@ def recalibrate(
         manifest = opened.manifest
         files: dict[str, bytes | Path] = {file: opened.read(file) for file in manifest.files if file != SIGNATURE_NAME}
     done: list[Recalibrated] = []
-    for entry, model in zip(manifest.models, models, strict=True):
+    plain = [entry for entry in manifest.models if entry.kind == TFLITE]
+    for entry in manifest.models:
+        if entry.kind != TFLITE:
+            del files[entry.file]
+    for entry, model in zip(plain, models, strict=True):
         fit = calibrate(
             scored.logits[model.name],
             scored.positive,
@@ -101,8 +111,12 @@ def recalibrate(
             seed=seed,
         )
         done.append(_compared(entry, model, fit, scored, with_bias=with_bias, seed=seed))
-    entries = [_entry(entry, one) for entry, one in zip(manifest.models, done, strict=True)]
+    entries = [_entry(entry, one) for entry, one in zip(plain, done, strict=True)]
     _write(out, manifest, entries, files, models=models, name=name or f"{manifest.name} {xrays.name}", scored=scored)
+    if onnx:
+        from toolkit.bundle_onnx import add_onnx
+
+        add_onnx(out)
     return done
 
 

@@ -115,6 +115,7 @@ def claim_run(folder: Path, config: TrainConfig) -> None:
             "calibrate_bias",
             "representative",
             "golden",
+            "onnx",
         )
         differing = [
             f.name

@@ -18,6 +18,7 @@ from toolkit.data.index import Index
 from toolkit.data.readers import read_class_folders
 from toolkit.data.split import patient_split
 from toolkit.deployable import require_deployable
+from toolkit.extras import require_modules
 from toolkit.files import only_here, write_atomically
 from toolkit.interrupt import remembering_interrupts
 from toolkit.preflight import check_resources, check_weights
@@ -67,6 +68,8 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
     require_positive(given, config)
     check_weights(config.weights, backbone=config.backbone)
     require_deployable(config)
+    if config.onnx:
+        require_modules("tf2onnx", "onnx", "onnxruntime", extra="onnx")
     with only_here(folder), remembering_interrupts():
         finished = _finished_before(folder, config, given)
         if finished:
@@ -103,7 +106,7 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
     if len(test):
         named = NamedIndex("inside", folder / "index.csv", "test", test)
         evaluate(from_run(folder), [named], out=folder, workers=config.workers or 1)
-    bundle = bundle_from_run(folder, name=config.name, golden=config.golden)
+    bundle = bundle_from_run(folder, name=config.name, golden=config.golden, onnx=config.onnx)
     return Finished(folder=folder, bundle=bundle, report=training_report(folder))
 
 

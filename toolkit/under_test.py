@@ -16,6 +16,7 @@ from firmware_bridge.decode import Decoded
 from firmware_bridge.errors import ConfigError, ModelError
 from firmware_bridge.interpreter import Interpreter, open_interpreter
 from firmware_bridge.lungs import LungFinder
+from firmware_bridge.manifest import TFLITE
 from firmware_bridge.preprocess import Preparer, Preprocessing
 from firmware_bridge.score import Calibration, Head, Scorer
 from toolkit.config import read_config
@@ -157,6 +158,7 @@ def from_bundle(path: Path) -> list[ModelUnderTest]:
                 lungs=bundle.read(manifest.lungs.file) if manifest.lungs else None,
             )
             for entry in manifest.models
+            if entry.kind == TFLITE  # another form of the same network: the figures are the same
         ]
 
 

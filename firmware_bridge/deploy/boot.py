@@ -13,6 +13,7 @@ import time
 from typing import Any, Dict, Optional, Tuple
 
 GLIBCXX = re.compile(rb"GLIBCXX_(\d+)\.(\d+)\.(\d+)")
+TENSORRT = re.compile(r"libnvinfer\.so\.(\d+)\.(\d+)\.(\d+)")
 LIBRARY_FOLDERS = ("/usr/lib/%s-linux-gnu", "/lib/%s-linux-gnu", "/usr/lib64", "/usr/lib")
 BASE = "/opt/cxr-edge"
 
@@ -80,6 +81,18 @@ def systemd() -> str:
     return ""
 
 
+def tensorrt() -> str:
+    """TensorRT's version, "10.3.0", by its library; empty where there is none."""
+    found = []
+    for folder in LIBRARY_FOLDERS:
+        folder = folder % platform.machine() if "%" in folder else folder
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            version = TENSORRT.match(name)
+            if version:
+                found.append(tuple(int(part) for part in version.groups()))
+    return ".".join(str(part) for part in max(found)) if found else ""
+
+
 def clock_synchronized() -> Optional[bool]:
     """Whether a time server was reached; None where nobody knows."""
     if os.path.isdir("/run/systemd/timesync"):
@@ -106,6 +119,7 @@ def facts() -> Dict[str, Any]:
         "os_name": release.get("PRETTY_NAME", ""),
         "model": read("/proc/device-tree/model"),
         "jetpack": read("/etc/nv_tegra_release").partition("\n")[0],
+        "tensorrt": tensorrt(),
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": total,

@@ -16,9 +16,9 @@ from typing import Any
 
 from firmware_bridge.bundle import MAX_BUNDLE_BYTES, open_bundle
 from firmware_bridge.deploy.activate import order, settle, settled_and_locked
-from firmware_bridge.deploy.install import prove
 from firmware_bridge.deploy.layers import Entry, commit, dump_listing, hash_file, layer_hash, place, prepare
 from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.proving import prove
 from firmware_bridge.deploy.release import BUNDLE, BUNDLE_FILE, TRUSTED_KEYS, newest, read_release, write_release
 from firmware_bridge.errors import BundleError, CxrEdgeError, DeployError, DowngradeError
 from firmware_bridge.files import write_atomically

@@ -20,9 +20,10 @@ from pathlib import Path
 
 from firmware_bridge.deploy import boot
 from firmware_bridge.deploy.activate import order, settle, settled_and_locked
-from firmware_bridge.deploy.install import PYTHON, compile_layer, install, prove
+from firmware_bridge.deploy.install import PYTHON, compile_layer, install
 from firmware_bridge.deploy.layers import commit, hash_file, prepare, receive, state_of_layer
 from firmware_bridge.deploy.layout import SERVICE, Layout
+from firmware_bridge.deploy.proving import prove
 from firmware_bridge.deploy.release import (
     APP,
     SITE,

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
-import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE, UPDATE_PATH, USER, Layout, is_id
-from firmware_bridge.deploy.release import (
-    BUNDLE_FILE,
-    CHOSEN,
-    PROOF,
-    TRUSTED_KEYS,
-    Description,
-    environment_of,
-    write_json,
-)
-from firmware_bridge.errors import BundleError, DeployError
+from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE, UPDATE_PATH, USER, Layout
+from firmware_bridge.errors import DeployError
 from firmware_bridge.files import write_atomically
 
 PYTHON = "/usr/bin/python3"  # the distribution's, for which the packages were chosen
-_PROOF_LIMIT_S = 600.0
 _COMPILE_LIMIT_S = 900.0
 _ACTIVATION_UNIT = """\
 [Unit]
@@ -181,69 +169,3 @@ def is_installed(layout: Layout) -> bool:
         return same and (layout.units / SERVICE).is_symlink() and layout.secrets.is_dir()
     except (KeyError, OSError, ValueError):
         return False
-
-
-def prove(layout: Layout, description: Description, *, trusted_keys: Path | None = None) -> dict[str, object]:
-    """Let a release prove itself, and record what it chose. Nothing that runs is touched.
-
-    Args:
-        layout: the device.
-        description: the release.
-        trusted_keys: whose signature counts; None: the release's own file.
-
-    Raises:
-        BundleError: unsigned, not its own results here, no golden X-rays.
-        DeployError: it gives no answer at all.
-    """
-    assert is_id(description.id)
-    folder = layout.release(description.id)
-    command = [
-        PYTHON,
-        "-m",
-        "firmware_bridge.deploy.proof",
-        str(folder / BUNDLE_FILE),
-        str(trusted_keys or folder / TRUSTED_KEYS),
-    ]
-    account = pwd.getpwnam(USER)
-    as_user: dict[str, object] = {}
-    if os.geteuid() == 0:
-        as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    try:
-        done = subprocess.run(
-            [*command, *map(str, description.threads)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PROOF_LIMIT_S,
-            check=False,
-            cwd=folder,
-            env=environment_of(folder),
-            **as_user,  # type: ignore[call-overload]
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _unproven(f"no answer within {_PROOF_LIMIT_S:.0f} s") from error
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise _unproven(_signal_name(done.returncode) or last[0]) from error
-    if "error" in answer:
-        raise BundleError(**answer["error"])
-    chosen = answer["chosen"]
-    lines = [f"CXR_EDGE_AGENT_PRECISION={chosen['precision']}", f"CXR_EDGE_AGENT_THREADS={chosen['threads']}"]
-    write_atomically(folder / CHOSEN, ("\n".join(lines) + "\n").encode(), mode=0o644)
-    write_json(folder / PROOF, answer)
-    return dict(answer)
-
-
-def _signal_name(code: int) -> str:
-    return f"ended by {signal.Signals(-code).name}" if code < 0 else ""
-
-
-def _unproven(came: str) -> DeployError:
-    return DeployError(
-        "the new release does not run on this device",
-        expected="the golden X-rays to be scored by it",
-        came=came[:300],
-        do="check with `cxr-edge deploy --dry-run` that the target fits the device; what ran before still runs",
-    )

@@ -25,6 +25,7 @@ class Layout:
     /opt/cxr-edge/layers/HASH      files that never change: packages, code, bundle; shared between releases
     /opt/cxr-edge/layers/HASH.json what is in it
     /opt/cxr-edge/releases/ID      one release: links to its layers, config, unit, proof
+    /opt/cxr-edge/engines          TensorRT engines, where there is TensorRT
     /opt/cxr-edge/current          link to the release that runs: the one thing that a switch changes
     /opt/cxr-edge/activating       link to the release that is being switched to; gone when that is settled
     /etc/cxr-edge                  secrets: what is the device's and no release's
@@ -47,6 +48,11 @@ class Layout:
     def releases(self) -> Path:
         """Releases by id."""
         return self.base / "releases"
+
+    @property
+    def engines(self) -> Path:
+        """TensorRT engines that were built here: the service's user writes them, the service itself only reads."""
+        return self.base / "engines"
 
     @property
     def current(self) -> Path:

@@ -75,6 +75,7 @@ def status(layout: Layout) -> dict[str, Any]:
                 "bundle": dict(description.bundle),
                 "target": description.target,
                 "chosen": proof.get("chosen"),
+                "tensorrt": proof.get("tensorrt"),
                 "signed_by": proof.get("signed_by"),
                 "current": id == current,
             }

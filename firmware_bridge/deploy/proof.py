@@ -1,6 +1,7 @@
 """The proof of a release: run by its own Python and packages, as the service's user, before anything is switched.
 
-`python3 -m firmware_bridge.deploy.proof BUNDLE TRUSTED_KEYS THREADS...` prints one JSON object.
+`python3 -m firmware_bridge.deploy.proof BUNDLE TRUSTED_KEYS THREADS... [engines=FOLDER]` prints one JSON object; FOLDER
+is of TensorRT engines. Releases with older code are called without it, which is all that they know.
 """
 
 from __future__ import annotations
@@ -9,21 +10,25 @@ import json
 import statistics
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from firmware_bridge.bundle import Bundle, open_bundle
 from firmware_bridge.errors import BundleError, CxrEdgeError
-from firmware_bridge.manifest import GoldenEntry, ModelEntry
+from firmware_bridge.manifest import ONNX_RUNTIME, TENSORRT, TFLITE, TFLITE_RUNTIME, GoldenEntry, ModelEntry
 from firmware_bridge.trust import read_trusted_keys
 
+ENGINES = "engines="
 # So many times each golden X-ray, after one round that warms up, and no longer than this for one file.
 _ROUNDS = 5
 _LIMIT_S = 10.0
 
 
-def prove(bundle: Path, trusted_keys: Path, threads: list[int]) -> dict[str, Any]:
-    """Score the golden X-rays with every model file and number of threads; name the fastest that is right.
+def prove(bundle: Path, trusted_keys: Path, threads: list[int], *, engines: Path | None = None) -> dict[str, Any]:
+    """Score the golden X-rays with every model file, runtime and number of threads; name the fastest that is right.
+
+    ONNX files are tried with TensorRT where `engines` is given, and with ONNX Runtime where that is installed.
 
     Raises:
         BundleError: unsigned, without golden X-rays, or no model gives its own results here.
@@ -31,10 +36,11 @@ def prove(bundle: Path, trusted_keys: Path, threads: list[int]) -> dict[str, Any
     with open_bundle(bundle, trusted=read_trusted_keys(trusted_keys)) as opened:
         key = opened.require_trust(read_trusted_keys(trusted_keys))
         tried = [
-            _try(opened, entry, cases, n)
+            _try(opened, entry, cases, n, runtime=runtime, engines=engines)
             for entry in opened.manifest.models
             if (cases := [case for case in opened.manifest.golden if case.model == entry.file])
-            for n in threads
+            for runtime in _runtimes(entry, engines)
+            for n in (threads if runtime != TENSORRT else [1])
         ]
         name = opened.manifest.name
     if not tried:
@@ -57,11 +63,19 @@ def prove(bundle: Path, trusted_keys: Path, threads: list[int]) -> dict[str, Any
     return {"signed_by": {"name": key.name, "id": key.id}, "tried": tried, "chosen": best}
 
 
-def _try(bundle: Bundle, entry: ModelEntry, cases: list[GoldenEntry], threads: int) -> dict[str, Any]:
+def _runtimes(entry: ModelEntry, engines: Path | None) -> list[str]:
+    if entry.kind == TFLITE:
+        return [TFLITE_RUNTIME]
+    return [*([TENSORRT] if engines else []), *([ONNX_RUNTIME] if find_spec(ONNX_RUNTIME) else [])]
+
+
+def _try(
+    bundle: Bundle, entry: ModelEntry, cases: list[GoldenEntry], threads: int, *, runtime: str, engines: Path | None
+) -> dict[str, Any]:
     row = {"model": entry.file, "precision": entry.precision, "threads": threads, "holds": False, "error": ""}
-    row.update(median_ms=None, max_difference=None, runtime="", delegate="")
+    row.update(run_by=runtime, median_ms=None, max_difference=None, runtime="", delegate="")
     try:
-        scorer = bundle.scorer(entry.precision, threads=threads)
+        scorer = bundle.scorer(entry.precision, threads=threads, runtime=runtime, engines=engines)
         images = [bundle.read(case.file) for case in cases]
         differences = [
             abs(scorer.score(image).probability - case.probability) for image, case in zip(images, cases, strict=True)
@@ -89,7 +103,9 @@ def _try(bundle: Bundle, entry: ModelEntry, cases: list[GoldenEntry], threads: i
 def main(arguments: list[str]) -> int:
     """The exit code; the answer is on standard output, an error of ours too."""
     try:
-        answer = prove(Path(arguments[0]), Path(arguments[1]), [int(one) for one in arguments[2:]])
+        bundle, keys, *threads = arguments
+        folder = Path(threads.pop().partition("=")[2]) if threads[-1].startswith(ENGINES) else None
+        answer = prove(Path(bundle), Path(keys), [int(one) for one in threads], engines=folder)
     except CxrEdgeError as error:
         failure = {"what": error.what, "expected": error.expected, "came": error.came, "do": error.do}
         sys.stdout.write(json.dumps({"error": failure}) + "\n")

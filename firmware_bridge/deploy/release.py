@@ -24,13 +24,16 @@ BUNDLE_FILE = "bundle/bundle.cxr"
 # In the release, not beside it: keys change with the same switch as what they vouch for, so that a deployment which
 # changes keys and is cut off cannot leave the old release without the key that its own bundle needs.
 TRUSTED_KEYS = "trusted-keys.toml"
-DESCRIPTION, PROOF, OUTCOME, ORDER, CHOSEN = (
+DESCRIPTION, PROOF, OUTCOME, ORDER, CHOSEN, ENGINES = (
     "release.json",
     "proof.json",
     "outcome.json",
     "activation.json",
     "chosen.env",
+    "engines.json",
 )
+# In `Description.extra`: the version of TensorRT for which engines are built; "any" where nobody knows it beforehand.
+TENSORRT = "tensorrt"
 _LAUNCHER = f"""#!/bin/sh
 # cxr-edge of this release, with its own packages and nobody else's.
 export PYTHONPATH={PLACE}/app:{PLACE}/site PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1

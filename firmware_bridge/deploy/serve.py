@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
-from firmware_bridge.deploy import activate, install, layers, manage, measure, release
+from firmware_bridge.deploy import activate, install, layers, manage, measure, proving, release
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.errors import CxrEdgeError, DeployError, ResourceError
 
@@ -50,6 +50,7 @@ class Server:
             "receive": self._receive,
             "commit": self._commit,
             "release": self._release,
+            "engines": self._engines,
             "prove": self._prove,
             "switch": self._switch,
             "settle": self._settle,
@@ -117,8 +118,11 @@ class Server:
         release.write_release(self._layout, description)
         return description.id
 
+    def _engines(self, request: Request) -> Any:
+        return proving.build_engines(self._layout, release.read_release(self._layout, request["id"]))
+
     def _prove(self, request: Request) -> Any:
-        return install.prove(self._layout, release.read_release(self._layout, request["id"]))
+        return proving.prove(self._layout, release.read_release(self._layout, request["id"]))
 
     def _switch(self, request: Request) -> Any:
         activate.order(
@@ -142,7 +146,7 @@ class Server:
         id = manage.choose_rollback(self._layout, request.get("to"))
         # What ran once may be signed by a key that is revoked since: today's keys count.
         keys = self._layout.current / release.TRUSTED_KEYS
-        install.prove(
+        proving.prove(
             self._layout, release.read_release(self._layout, id), trusted_keys=keys if keys.is_file() else None
         )
         return {"id": id, **self._switch({**request, "id": id, "reason": "rollback"})}

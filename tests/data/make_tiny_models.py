@@ -1,4 +1,4 @@
-"""Make the tiny models that the device tests run: python tests/data/make_tiny_models.py (needs the extra [train]).
+"""Make the tiny models of the device tests: python tests/data/make_tiny_models.py (needs [train] and [onnx]).
 
 A small convolutional net of the same shape as the real ones (grey bytes in; probability and feature maps out), with
 seeded random weights, plus what TensorFlow itself says of it: probability and Grad-CAM++ by gradients.
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.onnx_export import to_onnx
 from toolkit.tf import keras, tf
 
 HERE = Path(__file__).parent
@@ -82,6 +83,9 @@ def main() -> None:
     converter.inference_input_type = tf.uint8
     converter.inference_output_type = tf.uint8
     (HERE / "tiny.int8.tflite").write_bytes(converter.convert())
+    for name, precision in (("float", "fp16"), ("int8", "int8")):
+        tflite = (HERE / f"tiny.{name}.tflite").read_bytes()
+        (HERE / f"tiny.{name}.onnx").write_bytes(to_onnx(tflite, precision=precision))
     weights, bias = model.get_layer("logit").get_weights()  # (C, 1), (1,)
     np.save(HERE / "tiny.head.npy", np.append(weights[:, 0], bias).astype(np.float32))
     probability, features = model(given[0][None, :, :, None].astype(np.float32))

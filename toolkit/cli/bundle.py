@@ -30,9 +30,12 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="File to write. Default: NAME.cxr in the run's folder.")
 @click.option("--name", default="", help="Name of the bundle. Default: the folder's.")
 @click.option("--golden", type=click.IntRange(0, 100), default=6, show_default=True, help="How many golden X-rays.")
+@click.option("--onnx", is_flag=True, help="Put the ONNX form of each model in, for TensorRT and ONNX Runtime.")
 @click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
-def build(run: Path, out: Path | None, name: str, golden: int, key: Path | None, passphrase_file: Path | None) -> None:
+def build(
+    run: Path, out: Path | None, name: str, golden: int, onnx: bool, key: Path | None, passphrase_file: Path | None
+) -> None:
     """Build a bundle from the folder RUN of a finished training run.
 
     It is signed where a key is given.
@@ -41,8 +44,27 @@ def build(run: Path, out: Path | None, name: str, golden: int, key: Path | None,
     from toolkit.bundle_folder import bundle_from_run
 
     private = private_key(key, passphrase_file) if key else None  # before the work: a wrong passphrase says so now
-    bundle = bundle_from_run(run, out, name=name, golden=golden)
+    bundle = bundle_from_run(run, out, name=name, golden=golden, onnx=onnx)
     click.echo(sign_bundle(bundle, private) if private else bundle)
+
+
+@command.command("add-onnx", epilog=NOTICE)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--out", type=_FILE, help="File to write. Default: BUNDLE itself, replaced as a whole.")
+@click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
+@click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
+def add_onnx(bundle: Path, out: Path | None, key: Path | None, passphrase_file: Path | None) -> None:
+    """Put the ONNX form of each model of BUNDLE into it, for devices with TensorRT or ONNX Runtime.
+
+    Made from its TFLite files; it must give their results for the golden X-rays. The new bundle is another one: it has
+    a new id, and no signature but that of --key.
+    """
+    from toolkit.bundle import sign_bundle
+    from toolkit.bundle_onnx import add_onnx as add
+
+    private = private_key(key, passphrase_file) if key else None
+    written = add(bundle, out)
+    click.echo(sign_bundle(written, private) if private else written)
 
 
 @command.command("keygen", epilog=NOTICE)

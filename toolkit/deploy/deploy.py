@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from toolkit.deploy.device import Device, at_device
 from toolkit.deploy.facts import Facts
 from toolkit.deploy.inventory import Host
 from toolkit.deploy.layer import Layer, archive, chunks
-from toolkit.deploy.plan import INSTALL, PROVE, RELEASE, SWITCH, UPLOAD, Plan, make_plan
+from toolkit.deploy.plan import ENGINES, INSTALL, PROVE, RELEASE, SWITCH, UPLOAD, Plan, make_plan
 from toolkit.deploy.ssh import Access
 from toolkit.deploy.targets import Target, choose_target, preflight
 from toolkit.deploy.wanted import Parcel, Wanted, wanted_for
@@ -84,6 +84,7 @@ async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options
                 parcel,
                 python=device.facts.python_minor,
                 cpus=device.facts.cpus,
+                tensorrt=device.facts.tensorrt,
                 systemd=int(device.facts.systemd) if device.facts.systemd.isdigit() else 0,
                 config=options.config,
             )
@@ -144,9 +145,14 @@ async def _apply(
         elif step.do == RELEASE:
             await _install(device, wanted)
             await device.request("release", description=wanted.description.to_json())
+        elif step.do == ENGINES:
+            for line in engine_lines(await device.request("engines", id=plan.release)):
+                reporter.step(device.host.name, line)
         elif step.do == PROVE:
             proof = await device.request("prove", id=plan.release)
             reporter.step(device.host.name, f"proven: {chosen_line(proof)}")
+            if proof.get("tensorrt"):
+                reporter.step(device.host.name, f"not with TensorRT: {proof['tensorrt']}")
         elif step.do == SWITCH:
             await _switch(device, plan, access, options, reporter)
     return proof
@@ -189,6 +195,19 @@ def chosen_line(proof: Mapping[str, Any]) -> str:
         f"{chosen['precision']}, {chosen['threads']} thread{'s' if chosen['threads'] > 1 else ''}, "
         f"{chosen['median_ms']:.1f} ms an X-ray ({chosen['runtime']}, {chosen['delegate']})"
     )
+
+
+def engine_lines(built: Mapping[str, Any]) -> Iterator[str]:
+    """What became of each TensorRT engine."""
+    if built["reason"]:
+        yield f"no TensorRT engine: {built['reason']}"
+    for row in built["engines"]:
+        if row["error"]:
+            yield f"no TensorRT engine for {row['model']}: {row['error']}"
+        else:
+            yield f"TensorRT engine for {row['model']}: " + (
+                f"built in {row['seconds']:.0f} s" if row["built"] else "there already"
+            )
 
 
 async def _switch(device: Device, plan: Plan, access: Access, options: Options, reporter: Reporter) -> None:

@@ -28,6 +28,7 @@ class Facts:
     os_name: str
     model: str
     jetpack: str
+    tensorrt: str
     page_bytes: int
     cpus: int
     memory_bytes: int

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from firmware_bridge.deploy.layers import Listing
+from firmware_bridge.deploy.release import TENSORRT
 from firmware_bridge.errors import DowngradeError, PreflightError
 from toolkit.deploy.facts import Facts
 from toolkit.deploy.targets import Target, load_targets
 from toolkit.deploy.wanted import Wanted
 
-INSTALL, UPLOAD, RELEASE, PROVE, SWITCH = "install", "upload", "release", "prove", "switch"
+INSTALL, UPLOAD, RELEASE, ENGINES, PROVE, SWITCH = "install", "upload", "release", "engines", "prove", "switch"
 _COMPILED = 1.15
 
 
@@ -91,6 +92,8 @@ def make_plan(
     if steps or description.id not in stock["releases"]:
         steps.append(Step(RELEASE, f"put together release {description.id}"))
     if steps or description.id not in stock["proven"]:
+        if version := description.extra.get(TENSORRT):
+            steps.append(Step(ENGINES, f"build TensorRT engines on it, minutes the first time (TensorRT {version})"))
         steps.append(Step(PROVE, "prove it with the golden X-rays, choose the fastest model file"))
     service = stock["service"]
     up = service["active"] == "active" and service["enabled"]

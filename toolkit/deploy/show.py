@@ -154,9 +154,11 @@ def status_lines(host: str, status: Any) -> Iterator[str]:
     for one in reversed(status["releases"]):
         bundle, chosen = one["bundle"], one["chosen"]
         mark = "*" if one["current"] else " "
-        model = f", {chosen['precision']} {chosen['median_ms']:.1f} ms" if chosen else ""
+        model = f", {chosen['precision']} {chosen['median_ms']:.1f} ms ({chosen['runtime']})" if chosen else ""
         signed = f", signed by {one['signed_by']['name']}" if one["signed_by"] else ""
         yield f"  {mark} {one['id']}  {bundle['name']} of {bundle['created']}{model}{signed}"
+        if one["current"] and one["tensorrt"]:
+            yield f"    not with TensorRT: {one['tensorrt']}"
     for one in status["failed"]:
         yield f"  ! {one['id']}  {one['error']['what']}: {one['error']['came']}"
 

@@ -104,7 +104,7 @@ def write_folder(
             do="put them into /etc/cxr-edge/secrets on the device by hand (mode 0600)",
         )
     say(f"packages for {target.name}, Python {python}")
-    wanted = wanted_for(host, target, parcel, python=python, cpus=max(target.threads), config=config)
+    wanted = wanted_for(host, target, parcel, python=python, cpus=max(target.threads), tensorrt="any", config=config)
     layers = out / "layers"
     with storing(out):
         layers.mkdir(parents=True, exist_ok=True)

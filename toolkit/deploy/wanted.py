@@ -11,7 +11,16 @@ from typing import Any
 
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.deploy.layers import Entry, hash_file
-from firmware_bridge.deploy.release import APP, BUNDLE, BUNDLE_FILE, PLACE, SITE, TRUSTED_KEYS, Description
+from firmware_bridge.deploy.release import (
+    APP,
+    BUNDLE,
+    BUNDLE_FILE,
+    PLACE,
+    SITE,
+    TENSORRT,
+    TRUSTED_KEYS,
+    Description,
+)
 from firmware_bridge.deploy.unit import unit_text
 from firmware_bridge.errors import BundleError, ConfigError, MissingExtraError
 from firmware_bridge.settings import load_settings
@@ -96,7 +105,15 @@ class Wanted:
 
 
 def wanted_for(
-    host: Host, target: Target, parcel: Parcel, *, python: str, cpus: int, systemd: int = 0, config: Mapping[str, Any]
+    host: Host,
+    target: Target,
+    parcel: Parcel,
+    *,
+    python: str,
+    cpus: int,
+    systemd: int = 0,
+    tensorrt: str = "",
+    config: Mapping[str, Any],
 ) -> Wanted:
     """Put together what a device shall have. Fetches packages where the cache has none for this kind of device.
 
@@ -107,6 +124,7 @@ def wanted_for(
         python: the device's, "3.11".
         cpus: how many it has.
         systemd: its version; 0: the oldest that is supported.
+        tensorrt: its version, for which engines are then built there; "any": nobody knows; empty: there is none.
         config: tables of the agent's file for all devices; the host's own come on top.
 
     Raises:
@@ -138,7 +156,11 @@ def wanted_for(
         trusted_keys=parcel.trusted_keys,
         watch=host.watch,
         broker=_broker(settings),
-        extra={"update": True} if settings.get("update", {}).get("enabled") is True else {},
+        extra={
+            **({"update": True} if settings.get("update", {}).get("enabled") is True else {}),
+            # The version, so that an update of TensorRT makes another release, whose engines are built anew.
+            **({TENSORRT: tensorrt} if tensorrt and target.accelerator else {}),
+        },
         threads=tuple(n for n in target.threads if n <= cpus) or (1,),
     )
     return Wanted(description, layers, secrets)

@@ -13,7 +13,7 @@ from firmware_bridge.deploy.layers import Entry
 from firmware_bridge.deploy.release import Description
 from firmware_bridge.errors import DowngradeError, PreflightError
 from toolkit.deploy.layer import Layer
-from toolkit.deploy.plan import INSTALL, PROVE, RELEASE, SWITCH, UPLOAD, Plan, make_plan
+from toolkit.deploy.plan import ENGINES, INSTALL, PROVE, RELEASE, SWITCH, UPLOAD, Plan, make_plan
 from toolkit.deploy.targets import choose_target
 from toolkit.deploy.wanted import Wanted
 
@@ -72,6 +72,16 @@ def steps(stock: dict[str, Any], **options: Any) -> list[str]:
 
 def test_a_first_deployment_does_everything() -> None:
     assert steps(EMPTY) == [INSTALL, UPLOAD, UPLOAD, UPLOAD, RELEASE, PROVE, SWITCH]
+
+
+def test_engines_are_built_before_the_proof_where_there_is_tensorrt() -> None:
+    wanted = replace(WANTED, description=replace(DESCRIPTION, extra={"tensorrt": "10.3.0"}))
+    found = plan({**DONE, "releases": [], "proven": [], "current": None}, wanted)
+    assert [step.do for step in found.steps] == [RELEASE, ENGINES, PROVE, SWITCH]
+    assert "10.3.0" in found.steps[1].text
+    # Another TensorRT is another release: its engines must be built anew.
+    newer = replace(DESCRIPTION, extra={"tensorrt": "10.7.0"})
+    assert len({DESCRIPTION.id, wanted.description.id, newer.id}) == 3
 
 
 def test_what_is_as_it_shall_be_is_left_alone() -> None:

@@ -28,6 +28,7 @@ PI_12 = Facts(
     os_name="Debian GNU/Linux 12 (bookworm)",
     model="Raspberry Pi 4 Model B Rev 1.4",
     jetpack="",
+    tensorrt="",
     page_bytes=4096,
     cpus=4,
     memory_bytes=4_000_000_000,
