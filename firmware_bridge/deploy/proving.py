@@ -90,32 +90,45 @@ def prove(layout: Layout, description: Description, *, trusted_keys: Path | None
     folder = layout.release(description.id)
     built = build_engines(layout, description, trusted_keys=trusted_keys)
     usable = any(not row["error"] for row in built["engines"])
-    arguments = [
-        str(folder / BUNDLE_FILE),
-        str(trusted_keys or folder / TRUSTED_KEYS),
-        *map(str, description.threads),
-        *([f"engines={layout.engines}"] if usable else []),
-    ]
+    arguments = [str(folder / BUNDLE_FILE), str(trusted_keys or folder / TRUSTED_KEYS)]
+    arguments += map(str, description.threads)
     try:
-        done = _run(folder, "proof", arguments, limit_s=_PROOF_LIMIT_S, gpu=usable)
-    except subprocess.TimeoutExpired as error:
-        raise _unproven(f"no answer within {_PROOF_LIMIT_S:.0f} s") from error
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise _unproven(_signal_name(done.returncode) or last[0]) from error
+        answer = _answer(folder, [*arguments, f"engines={layout.engines}"] if usable else arguments, gpu=usable)
+    except DeployError as error:
+        if not usable:
+            raise
+        # A driver that takes the process with it must not keep the CPU from scoring.
+        built = {"engines": [], "reason": f"the proof with TensorRT gave no answer: {error.came}"}
+        answer = _answer(folder, arguments, gpu=False)
     if "error" in answer:
         raise BundleError(**answer["error"])
     if description.extra.get(TENSORRT):
         answer["tensorrt"] = why_not_tensorrt(answer, built)
-    lines = _chosen(answer["chosen"], layout)
+    lines = chosen_settings(answer["chosen"], layout)
     write_atomically(folder / CHOSEN, ("\n".join(lines) + "\n").encode(), mode=0o644)
     write_json(folder / PROOF, answer)
     return dict(answer)
 
 
-def _chosen(chosen: dict[str, Any], layout: Layout) -> list[str]:
+def _answer(folder: Path, arguments: Sequence[str], *, gpu: bool) -> dict[str, Any]:
+    """What the proof of the release in `folder` says.
+
+    Raises:
+        DeployError: it says nothing.
+    """
+    try:
+        done = _run(folder, "proof", arguments, limit_s=_PROOF_LIMIT_S, gpu=gpu)
+    except subprocess.TimeoutExpired as error:
+        raise _unproven(f"no answer within {_PROOF_LIMIT_S:.0f} s") from error
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise _unproven(_signal_name(done.returncode) or last[0]) from error
+    return answer
+
+
+def chosen_settings(chosen: dict[str, Any], layout: Layout) -> list[str]:
     """The agent's settings of what was chosen, for its environment."""
     lines = [f"CXR_EDGE_AGENT_PRECISION={chosen['precision']}", f"CXR_EDGE_AGENT_THREADS={chosen['threads']}"]
     if chosen.get("run_by", "tflite") != "tflite":  # code from before there were others knows no such setting

@@ -23,6 +23,7 @@ from firmware_bridge.deploy.release import (
 )
 from firmware_bridge.deploy.unit import unit_text
 from firmware_bridge.errors import BundleError, ConfigError, MissingExtraError
+from firmware_bridge.manifest import TFLITE_RUNTIME
 from firmware_bridge.settings import load_settings
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys
 from toolkit.deploy.code import code_layer
@@ -140,6 +141,8 @@ def wanted_for(
         APP: code_layer(),
         BUNDLE: parcel.layer,
     }
+    # What the proof chooses comes before the file ([agent] precision, threads): here the file may forbid a choice.
+    may_use_gpu = settings["agent"].get("runtime") != TFLITE_RUNTIME
     description = Description(
         layers={kind: layer.hash for kind, layer in layers.items()},
         bundle=dict(parcel.ref),
@@ -159,7 +162,7 @@ def wanted_for(
         extra={
             **({"update": True} if settings.get("update", {}).get("enabled") is True else {}),
             # The version, so that an update of TensorRT makes another release, whose engines are built anew.
-            **({TENSORRT: tensorrt} if tensorrt and target.accelerator else {}),
+            **({TENSORRT: tensorrt} if tensorrt and target.accelerator and may_use_gpu else {}),
         },
         threads=tuple(n for n in target.threads if n <= cpus) or (1,),
     )

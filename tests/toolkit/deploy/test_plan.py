@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.deploy.layers import Entry
+from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.proving import chosen_settings
 from firmware_bridge.deploy.release import Description
 from firmware_bridge.errors import DowngradeError, PreflightError
+from firmware_bridge.settings import load_settings
+from toolkit.deploy.deploy import engine_lines
 from toolkit.deploy.layer import Layer
 from toolkit.deploy.plan import ENGINES, INSTALL, PROVE, RELEASE, SWITCH, UPLOAD, Plan, make_plan
 from toolkit.deploy.targets import choose_target
@@ -82,6 +87,36 @@ def test_engines_are_built_before_the_proof_where_there_is_tensorrt() -> None:
     # Another TensorRT is another release: its engines must be built anew.
     newer = replace(DESCRIPTION, extra={"tensorrt": "10.7.0"})
     assert len({DESCRIPTION.id, wanted.description.id, newer.id}) == 3
+
+
+def test_what_became_of_each_engine_is_told() -> None:
+    rows = [
+        {"model": "a.onnx", "error": "", "built": True, "seconds": 181.2},
+        {"model": "b.onnx", "error": "", "built": False, "seconds": 0.0},
+        {"model": "c.onnx", "error": "trtexec built no TensorRT engine: [E] no kernel"},
+    ]
+    assert list(engine_lines({"reason": "", "engines": rows})) == [
+        "TensorRT engine for a.onnx: built in 181 s",
+        "TensorRT engine for b.onnx: there already",
+        "no TensorRT engine for c.onnx: trtexec built no TensorRT engine: [E] no kernel",
+    ]
+    assert list(engine_lines({"reason": "no GPU", "engines": []})) == ["no TensorRT engine: no GPU"]
+
+
+@pytest.mark.parametrize(
+    ("run_by", "told"),
+    [
+        ("tflite", ["CXR_EDGE_AGENT_PRECISION=fp16", "CXR_EDGE_AGENT_THREADS=1"]),
+        ("onnxruntime", ["CXR_EDGE_AGENT_RUNTIME=onnxruntime"]),
+        ("tensorrt", ["CXR_EDGE_AGENT_RUNTIME=tensorrt", "CXR_EDGE_AGENT_ENGINES=/opt/cxr-edge/engines"]),
+    ],
+)
+def test_the_agent_is_told_what_the_proof_chose(tmp_path: Path, run_by: str, told: list[str]) -> None:
+    lines = chosen_settings({"precision": "fp16", "threads": 1, "run_by": run_by}, Layout(tmp_path))
+    assert lines[-len(told) :] == told
+    environment = dict(line.split("=", 1) for line in lines)
+    options = load_settings(None, environment=environment).section(AgentSettings)
+    assert (options.precision, options.runtime) == ("fp16", run_by)
 
 
 def test_what_is_as_it_shall_be_is_left_alone() -> None:

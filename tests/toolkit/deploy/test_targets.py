@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +116,14 @@ def test_every_target_has_a_python_and_a_library_that_the_runtime_takes() -> Non
     assert {target.python for target in targets if target.python} <= set(needs.python)
     assert all(target.threads and target.memory_max_mb > 0 for target in targets)
     assert len({target.name for target in targets}) == len(targets)
+
+
+def test_tensorrt_is_known_by_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot, "LIBRARY_FOLDERS", (str(tmp_path / "none"), str(tmp_path)))
+    assert boot.tensorrt() == ""
+    for name in ("libnvinfer.so.10", "libnvinfer.so.10.3.0", "libnvinfer.so.8.6.2", "libnvinfer_plugin.so.11.0.0"):
+        (tmp_path / name).touch()
+    assert boot.tensorrt() == "10.3.0"
 
 
 def test_the_facts_of_this_machine_are_read_as_they_are_sent() -> None:
