@@ -92,7 +92,7 @@ def test_a_state_folder_with_a_long_name(agent: Agent) -> None:
     shutil.rmtree(agent.state.parent)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "agent.md", "mqtt.md", "dicom.md", "suitability.md"])
+@pytest.mark.parametrize("page", [*PAGES, "agent.md", "jetson.md", "mqtt.md", "dicom.md", "suitability.md"])
 def test_the_settings_are_ones_that_it_knows(page: str, tmp_path: Path) -> None:
     for number, text in enumerate(blocks(page, "toml")):
         file = tmp_path / f"{number}.toml"

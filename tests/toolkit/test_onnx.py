@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from toolkit.backbones.kinds import BACKBONES, EfficientNet
 from toolkit.bundle import build_bundle, sign_bundle
 from toolkit.bundle_onnx import add_onnx
 from toolkit.cli.bundle import command
+from toolkit.cli.main import run
 from toolkit.export import to_float, to_int8
 from toolkit.input_scale import INPUT_SCALE
 from toolkit.keys import make_key
@@ -201,6 +204,18 @@ def test_the_command_adds_and_signs(bundle: Path, tmp_path: Path) -> None:
     with open_bundle(bundle) as opened:
         assert [one.key_id for one in opened.signatures] == [key.id]
         assert len(opened.manifest.models) == 4
+
+
+def test_the_page_s_command_does_what_it_says(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "jetson.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^cxr-edge (bundle add-onnx .*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    bundle.rename("mine.cxr")
+    make_key(Path("clinic.key"), name="clinic", passphrase=None)
+    assert run(shlex.split(line)) == 0
+    with open_bundle(Path("mine.cxr")) as opened:
+        assert len(opened.manifest.models) == 4
+        assert opened.signatures
 
 
 def test_a_signature_does_not_survive_what_it_did_not_sign(bundle: Path, tmp_path: Path) -> None:
