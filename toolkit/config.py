@@ -113,6 +113,7 @@ class TrainConfig:
     balance_sources: float = _doc(
         0.0, "0 to 1: how far small sources are drawn more often; 1 draws all alike. Classes then weigh by source."
     )
+    distribute: str = _doc("none", "`train` alone: none, or multi-worker (each worker's TF_CONFIG says who trains).")
     sensitivity: float = _doc(0.95, "Sensitivity that the decision threshold is chosen for, on validation.")
     calibrate_bias: bool = _doc(True, "Fit a bias beside the temperature: class weights move the share of positives.")
     representative: int = _doc(100, "X-rays that calibrate post-training quantization.")
@@ -228,6 +229,7 @@ _CHOICES = {
     "distill": ("soft", "hard"),
     "averaging": ("none", "ema", "swa"),
     "fit": ("squash", "letterbox"),
+    "distribute": ("none", "multi-worker"),
 }
 
 

@@ -24,8 +24,16 @@ def require_deployable(config: TrainConfig) -> None:
     """Refuse a variant that is not for a device.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: it is one, or several workers are to train it.
     """
+    if config.distribute != "none":
+        raise ConfigError(
+            "pruning and quantization are for one process",
+            expected='distribute = "none"',
+            came=config.distribute,
+            do="train with cxr-edge train on all workers, then cxr-edge train-qat --float-epochs 0 "
+            "--weights RUN/float/final.weights.h5 on one",
+        )
     reason = why_not_deployable(config)
     if reason:
         raise ConfigError(

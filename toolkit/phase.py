@@ -24,6 +24,7 @@ from toolkit.losses import Distillation, phase_loss
 from toolkit.progress import progress, waiting
 from toolkit.stream import BatchStream
 from toolkit.tf import keras, tf
+from toolkit.workers import Stepper, Workers, alone
 
 Floats = npt.NDArray[np.float32]
 Epoch = dict[str, Any]
@@ -119,11 +120,12 @@ def run_phase(
     folder: Path,
     tensorboard: Path,
     say: Callable[[str], None],
+    workers: Workers | None = None,
 ) -> list[Epoch]:
     """Train `model` in place through the epochs that are not done yet; at the end it holds the averaged weights.
 
     After each epoch the model, the optimizer, the average and the history are on disk; a kill costs at most the epoch
-    it hit. The figures of an epoch are those of its last weights.
+    it hit. The figures of an epoch are those of its last weights. With other `workers`, in their scope.
 
     Returns:
         One dict an epoch: epoch, loss, val_loss, val_auroc, seconds, step_ms (without waiting for input),
@@ -151,10 +153,11 @@ def run_phase(
         say(f"{phase.name}: going on after epoch {len(history)}")
     callbacks = keras.callbacks.CallbackList(list(phase.callbacks), model=model)
     callbacks.on_train_begin()
+    step = (workers or alone()).stepper(model)
     with storing(tensorboard):
         writer = tf.summary.create_file_writer(str(tensorboard / phase.name))
     for number in range(len(history), phase.epochs):
-        epoch = _train_epoch(phase, model, stream, number=number, callbacks=callbacks, average=average)
+        epoch = _train_epoch(phase, model, step, stream, number=number, callbacks=callbacks, average=average)
         average.after_epoch(number, epochs=phase.epochs)
         probabilities = predict(model, validation.pixels, input_scale)
         epoch["val_loss"] = _log_loss(validation.labels, probabilities)
@@ -215,6 +218,7 @@ def _sweep(folder: Path, latest: str | None) -> None:
 def _train_epoch(
     phase: Phase,
     model: Any,
+    train: Stepper,
     stream: BatchStream | FollowingStream,
     *,
     number: int,
@@ -238,13 +242,13 @@ def _train_epoch(
         rate = phase.schedule(number * stream.steps + index)
         model.optimizer.learning_rate.assign(rate)
         callbacks.on_train_batch_begin(index)
-        loss = float(model.train_on_batch(batch.x, batch.y, sample_weight=batch.weights, reset_metrics=False))
+        loss = train(batch)
         callbacks.on_train_batch_end(index)
         average.after_step()
         took_s.append(time.perf_counter() - begun_s)
 
     # Keras traces the graph in the first step, which takes much longer than all others: it is shown and timed apart.
-    untimed = 1 if model.train_function is None else 0
+    untimed = 0 if train.traced else 1
     if untimed:
         with waiting(f"{name}: building the graph"):
             step(0)

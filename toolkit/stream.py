@@ -101,13 +101,18 @@ class BatchStream:
         weigh: bool,
         mixing: Mixing | None = None,
         balance: float = 0.0,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
-        """Prepare; `workers` threads augment, 0 augments in the caller's thread; `balance` as in `draw_shares`."""
+        """Prepare; `workers` threads augment, 0 augments in the caller's thread; `balance` as in `draw_shares`.
+
+        `shard` (k, n) leaves of each batch every n-th X-ray from the k-th on: n streams together give the whole.
+        """
         self._data = data
         self._augmenter = augmenter
         self._seed = seed
         self._workers = workers
         self._mixing = mixing or Mixing()
+        self._shard = shard
         # A training set below one batch is one smaller batch.
         self._batch_size = min(batch_size, len(data.labels))
         self._shares = draw_shares(data.sources, balance=balance) if balance and data.sources is not None else None
@@ -128,7 +133,8 @@ class BatchStream:
     def plain_epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`, augmented but never mixed in pairs: what the device's inputs look like."""
         order, seeds = self._order(number)
-        chunks = [slice(i * self._batch_size, (i + 1) * self._batch_size) for i in range(self.steps)]
+        first, step = self._shard
+        chunks = [slice(i * self._batch_size + first, (i + 1) * self._batch_size, step) for i in range(self.steps)]
         if not self._workers:
             for chunk in chunks:
                 drawn = zip(order[chunk], seeds[chunk], strict=True)

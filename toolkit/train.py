@@ -33,6 +33,7 @@ from toolkit.prune import pruning_callbacks, seed_everything, strip_pruning, wra
 from toolkit.qat import calibrate_ranges, quantize_aware
 from toolkit.stream import BatchStream, TrainingSet
 from toolkit.weights import load_initial_weights, load_weights
+from toolkit.workers import Workers, alone
 
 Say = Callable[[str], None]
 _CALIBRATION = 10**6 + 1  # an order that no training epoch has
@@ -195,10 +196,12 @@ def train(data: TrainingData, config: TrainConfig, *, folder: Path, say: Say) ->
     return Trained(float_model=float_model, pruned=pruned, quantized=quantized, history=history)
 
 
-def train_float_only(data: TrainingData, config: TrainConfig, *, folder: Path, say: Say) -> Any:
-    """The floating-point phase alone; returns the float model. Arguments as `train`."""
+def train_float_only(
+    data: TrainingData, config: TrainConfig, *, folder: Path, say: Say, workers: Workers | None = None
+) -> Any:
+    """The floating-point phase alone, with other `workers` if there are; returns the float model. See `train`."""
     seed_everything(config.seed)
-    run = _Run(data, config, folder, say)
+    run = _Run(data, config, folder, say, workers)
     model = run.float_phase()
     write_atomically(folder / "history.json", json.dumps({"phases": run.phases}, indent=1))
     return model
@@ -207,8 +210,11 @@ def train_float_only(data: TrainingData, config: TrainConfig, *, folder: Path, s
 class _Run:
     """The phases of one run, with what they share."""
 
-    def __init__(self, data: TrainingData, config: TrainConfig, folder: Path, say: Say) -> None:
+    def __init__(
+        self, data: TrainingData, config: TrainConfig, folder: Path, say: Say, workers: Workers | None = None
+    ) -> None:
         self.data, self.config, self.folder, self.say = data, config, folder, say
+        self.workers = workers or alone()
         self.arch = architecture(config)
         self.phases: list[dict[str, Any]] = []
         self.augmenter = Augmenter(config.augment, config.augmentations())
@@ -223,7 +229,7 @@ class _Run:
             self.distillation = Distillation(config.distill_share)
         self.averaging = Averaging(config.averaging, decay=config.ema_decay, last_epochs=config.swa_epochs)
 
-    def stream(self, phase: int) -> BatchStream:
+    def stream(self, phase: int, *, shard: tuple[int, int] = (0, 1)) -> BatchStream:
         training = TrainingSet(
             pixels=self.data.train.pixels,
             labels=self.data.train_labels,
@@ -242,6 +248,7 @@ class _Run:
             weigh=self.config.class_weights,
             mixing=self.mixing,
             balance=self.config.balance_sources,
+            shard=shard,
         )
 
     def fit(
@@ -277,19 +284,25 @@ class _Run:
             folder=self.folder / name,
             tensorboard=self.folder / "tensorboard",
             say=self.say,
+            workers=self.workers,
         )
         self.phases.append({"name": name, "epochs": history})
 
     def float_phase(self) -> Any:
-        stream = self.stream(0)
-        model = build_classifier(self.arch)
-        load_initial_weights(
-            model, self.config.weights, backbone=self.config.backbone, input_scale=self.arch.input_scale
-        )
-        self._unfreeze(model, stream)
-        if self.config.float_epochs:
-            self.fit("float", model, stream, epochs=self.config.float_epochs, rate=self.config.float_rate)
-        return self._settled("float", model, stream)
+        with self.workers.scope():
+            stream = self.stream(0, shard=(self.workers.index, self.workers.count))
+            model = build_classifier(self.arch)
+            load_initial_weights(
+                model, self.config.weights, backbone=self.config.backbone, input_scale=self.arch.input_scale
+            )
+            self._unfreeze(model, stream)
+            if self.config.float_epochs:
+                self.fit("float", model, stream, epochs=self.config.float_epochs, rate=self.config.float_rate)
+        if self.workers.count > 1:
+            # What follows is for one process alone; reading shared weights takes all of them, here.
+            shared, model = model, build_classifier(self.arch)
+            copy_weights(shared, model)
+        return self._settled("float", model, self.stream(0))
 
     def _unfreeze(self, model: Any, stream: BatchStream) -> None:
         """Train the top of the network first, group by group, each in a phase of its own."""

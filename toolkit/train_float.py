@@ -51,8 +51,11 @@ def train_float(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Pa
             from toolkit.score_index import NamedIndex
             from toolkit.train import architecture, train_float_only
             from toolkit.under_test import from_run
+            from toolkit.workers import gather
+        with waiting("waiting for the other workers"):
+            workers = gather(config.distribute, batch_size=config.batch_size)
         data = begin_run(index, report, config, folder=folder, say=say)
-        model = train_float_only(data, config, folder=folder, say=say)
+        model = train_float_only(data, config, folder=folder, say=say, workers=workers)
         exported = export_float(model, data, arch=architecture(config), folder=folder)
         calibrate_run(exported, data, config, folder=folder)
         test = index.select(split="test")
