@@ -43,7 +43,7 @@ def test_two_workers_end_with_the_weights_and_losses_of_one(tmp_path: Path) -> N
         running.append(_start(tmp_path / f"of-two-{index}", TF_CONFIG=json.dumps(cluster)))
     try:
         for process, folder in zip(running, ("one", "of-two-0", "of-two-1"), strict=True):
-            assert process.wait(240) == 0, (tmp_path / folder / "log").read_text()[-3000:]
+            assert process.wait(600) == 0, (tmp_path / folder / "log").read_text()[-3000:]
     finally:
         for process in running:
             process.kill()
