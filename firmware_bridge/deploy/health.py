@@ -64,10 +64,16 @@ def watch_release(
 
 def _require_up(state: UnitState, *, first: UnitState | None) -> UnitState:
     if first is not None and (state.restarts > first.restarts or state.main_pid != first.main_pid):
-        raise _unhealthy("the service to stay up", f"it ended ({state.result or 'for no known reason'})")
+        raise _unhealthy("the service to stay up", _how_it_ended(state))
     if state.active != "active" or not state.main_pid:
         raise _unhealthy("the service to be up", f"{state.active} ({state.sub}, {state.result})")
     return state
+
+
+def _how_it_ended(state: UnitState) -> str:
+    if state.result == "watchdog":  # it and our own patience have the same 30 s: either may be first
+        return "the agent hangs: the watchdog ended it"
+    return f"it ended ({state.result or 'for no known reason'})"
 
 
 @contextmanager

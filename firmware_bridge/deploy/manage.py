@@ -24,15 +24,18 @@ from firmware_bridge.deploy.systemd import log_lines, state_of, systemctl
 from firmware_bridge.errors import DeployError
 
 
-def stock(layout: Layout, *, wanted: Mapping[str, str], secrets: Sequence[str]) -> dict[str, Any]:
+def stock(
+    layout: Layout, *, wanted: Mapping[str, str], secrets: Sequence[str], every_byte: bool = True
+) -> dict[str, Any]:
     """What is there of what a release needs. Reads only.
 
     Args:
         layout: the device.
         wanted: kind -> hash of the release's layers.
         secrets: names of the secrets that it needs.
+        every_byte: read all files, also those that look as when they were read last.
     """
-    states = {hash: state_of_layer(layout, hash) for hash in wanted.values()}
+    states = {hash: state_of_layer(layout, hash, every_byte=every_byte) for hash in wanted.values()}
     complete = all(state == "intact" for state in states.values())
     current = layout.linked_id(layout.current)
     state = state_of(SERVICE)

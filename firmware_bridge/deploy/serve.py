@@ -78,7 +78,12 @@ class Server:
         self._sink.flush()
 
     def _stock(self, request: Request) -> Any:
-        return manage.stock(self._layout, wanted=dict(request["layers"]), secrets=list(request["secrets"]))
+        return manage.stock(
+            self._layout,
+            wanted=dict(request["layers"]),
+            secrets=list(request["secrets"]),
+            every_byte=bool(request["every_byte"]),
+        )
 
     def _lock(self, _request: Request) -> bool:
         return self._held.enter_context(activate.settled_and_locked(self._layout, wait_s=_LOCK_WAIT_S))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -108,15 +109,32 @@ def test_bytes_that_change_while_they_arrive(
 
 
 def test_files_that_rot_later_are_seen_and_sent_again(
-    deployed: Host, workstation: Workstation, old: Path, xray: Path
+    deployed: Host, workstation: Workstation, old: Path, new: Path, xray: Path
 ) -> None:
     (file,) = (deployed.root / "opt/cxr-edge/layers").glob("*/numpy/version.py")
     sound = file.read_bytes()
-    file.write_bytes(sound.replace(b"version", b"noisrev"))
-    mended = workstation.deploy(old, hosts=[deployed]).succeeded()
-    assert any("damaged there" in step for step in mended.hosts[0]["steps"])
-    assert file.read_bytes() == sound
-    require_runs(deployed, old, xray)
+
+    def rot() -> None:
+        file.write_bytes(sound.replace(b"version", b"noisrev"))
+
+    def require_mended(bundle: Path, *options: str) -> None:
+        mended = workstation.deploy(bundle, *options, hosts=[deployed]).succeeded()
+        assert any("damaged there" in step for step in mended.hosts[0]["steps"])
+        assert file.read_bytes() == sound
+        require_runs(deployed, bundle, xray)
+
+    rot()
+    require_mended(old)
+    # A worn card tells nobody: such a file is seen by whatever reads it, which is every run that changes something.
+    state = file.stat()
+    rot()
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert workstation.deploy(old, hosts=[deployed]).succeeded().states == ["nothing changed"]
+    require_mended(new)
+    state = file.stat()
+    rot()
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    require_mended(new, "--every-byte")
 
 
 def switching(host: Host) -> bool:

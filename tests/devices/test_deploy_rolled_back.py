@@ -58,7 +58,7 @@ def faulty(workstation: Workstation, tmp_path: Path) -> Iterator[Callable[[str],
     [
         pytest.param(DIES, 5, "", id="dies"),
         pytest.param(HANGS, 5, "the agent hangs", id="hangs", marks=pytest.mark.devices_all),
-        pytest.param(HANGS_LATER, 60, "", id="hangs-later", marks=pytest.mark.devices_all),
+        pytest.param(HANGS_LATER, 60, "the watchdog ended it", id="hangs-later", marks=pytest.mark.devices_all),
     ],
 )
 def test_an_agent_that_starts_and_then_fails(

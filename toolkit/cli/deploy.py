@@ -32,6 +32,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--mqtt-password-file", type=_FILE, help="Local file with the broker's password, handed over as a secret."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@click.option("--every-byte", is_flag=True, help="Read all that is there, also where nothing seems to have changed.")
 @click.option("--allow-downgrade", is_flag=True, help="Let an older bundle replace a newer one of the same name.")
 @click.option(
     "--watch",
@@ -78,6 +79,7 @@ def command(
     watch_folder: str,
     mqtt_password_file: Path | None,
     dry_run: bool,
+    every_byte: bool,
     allow_downgrade: bool,
     watch_s: float,
     keep: int,
@@ -115,6 +117,7 @@ def command(
         config=tables,
         allow_downgrade=allow_downgrade,
         dry_run=dry_run,
+        every_byte=every_byte,
         watch_s=watch_s,
         keep=keep,
         broker=broker,

@@ -37,6 +37,7 @@ class Options:
     config: Mapping[str, Any] = field(default_factory=dict)
     allow_downgrade: bool = False
     dry_run: bool = False
+    every_byte: bool = False
     watch_s: float = 5.0
     keep: int = 3
     broker: bool = True
@@ -123,8 +124,17 @@ def fit_target(host: Host, facts: Facts, *, now_s: float) -> Target:
 
 async def _plan(device: Device, target: Target, wanted: Wanted, options: Options, reporter: Reporter) -> Plan:
     reporter.step(device.host.name, "looking at what is there")
+    plan = await _plan_from(device, target, wanted, options, every_byte=options.every_byte)
+    if plan.steps and not options.every_byte and plan.current:
+        # What is built upon must be right to the last byte: a worn card changes bytes and nothing else.
+        reporter.step(device.host.name, "reading every byte of what is there")
+        plan = await _plan_from(device, target, wanted, options, every_byte=True)
+    return plan
+
+
+async def _plan_from(device: Device, target: Target, wanted: Wanted, options: Options, *, every_byte: bool) -> Plan:
     layers = {kind: layer.hash for kind, layer in wanted.layers.items()}
-    stock = await device.request("stock", layers=layers, secrets=sorted(wanted.secrets))
+    stock = await device.request("stock", layers=layers, secrets=sorted(wanted.secrets), every_byte=every_byte)
     return make_plan(device.host.name, device.facts, target, wanted, stock, allow_downgrade=options.allow_downgrade)
 
 

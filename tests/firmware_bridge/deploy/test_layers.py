@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -148,6 +149,26 @@ def test_a_damaged_layer_is_told_and_mended_in_place(layout: Layout, listing: di
     assert state_of_layer(layout, hash) == "intact"
 
 
+def test_what_looks_as_before_is_read_again_only_when_asked(layout: Layout, listing: dict[str, Entry]) -> None:
+    hash = layer_hash(listing)
+    prepare(layout, dump_listing(listing))
+    receive(layout, hash, packed(CONTENT))
+    commit(layout, hash)
+    file = layout.layer(hash) / "deep/er/b.bin"
+    written_ns = file.stat().st_mtime_ns
+    with file.open("r+b") as rotting:  # a worn card: other bytes, and nothing else tells
+        rotting.write(b"x")
+    os.utime(file, ns=(written_ns, written_ns))
+    assert state_of_layer(layout, hash, every_byte=False) == "intact"
+    assert state_of_layer(layout, hash) == "damaged"
+    os.utime(file)
+    assert state_of_layer(layout, hash, every_byte=False) == "damaged"
+    file.unlink()
+    assert state_of_layer(layout, hash, every_byte=False) == "damaged"
+    remove_layers(layout, keep=set())
+    assert list(layout.layers.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../up", "/abs", "a//b", "a/./b", "", "nul\0"])
 def test_names_that_lead_out_of_a_layer_are_refused(name: str) -> None:
     with pytest.raises(DeployError, match="cannot be used"):
@@ -173,4 +194,4 @@ def test_layers_that_nobody_needs_go_the_unfinished_too(layout: Layout, listing:
     commit(layout, hash)
     prepare(layout, dump_listing({"other": Entry("0" * 64, 1)}))
     remove_layers(layout, keep={hash})
-    assert sorted(path.name for path in layout.layers.iterdir()) == sorted([hash, f"{hash}.json"])
+    assert sorted(path.name for path in layout.layers.iterdir()) == sorted([hash, f"{hash}.json", f".{hash}.seen"])
