@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulated.agent import SERVICE, DeviceAgent, until
+from emulated.agent import PLACE, SERVICE, DeviceAgent, until
 from emulated.host import Host
 from emulated.rootfs import DEBIAN_12, DEBIAN_13, Release
 
@@ -131,6 +131,26 @@ def test_nobody_but_the_agent_can_read_what_it_keeps(make_agent: MakeAgent, xray
     assert seen.stdout == "hush"
     everything = agent.host.inside("systemctl", "show", SERVICE).stdout + agent.log()
     assert "hush" not in everything + agent.host.inside("cat", f"/proc/{agent.pid}/cmdline").stdout
+
+
+@RELEASES
+def test_a_reload_takes_new_settings_without_a_restart(make_agent: MakeAgent, release: Release, xray: Path) -> None:
+    agent = make_agent(release)
+    file = agent.host.root / PLACE.lstrip("/") / "agent.toml"
+    sound = file.read_text()
+    agent.start()
+    started = agent.pid
+    file.write_text(f'{sound}\n[log]\nlevel = "debug"\n[retention]\nresults_days = 30\n')
+    agent.host.systemctl("reload", SERVICE)
+    until(lambda: "reload: changed: [log], [retention]" in agent.log(), what=f"the new settings; log:\n{agent.log()}")
+    assert agent.score(xray)["decision"] in ("positive", "negative")
+    file.write_text(f"{sound}\n[log]\nlevle = 1\n")
+    agent.host.systemctl("reload", SERVICE)
+    until(lambda: "reload: the old settings stay" in agent.log(), what=f"a word about the slip; log:\n{agent.log()}")
+    assert agent.score(xray)["decision"] in ("positive", "negative")
+    assert (agent.pid, agent.host.show(SERVICE, "NRestarts")) == (started, "0")
+    # With 253 and later systemd waits for the agent's word that it is done: that word came.
+    assert agent.host.show(SERVICE, "ActiveState") == "active"
 
 
 def inside_sandbox(agent: DeviceAgent, command: str) -> subprocess.CompletedProcess[str]:

@@ -168,7 +168,7 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run as root on the device's own console: needs neither its network nor its sshd."""
         entered = ["nsenter", "-t", str(self.pid), "--all", *command]
-        return _run(entered, check=check, timeout_s=timeout_s, stdin=stdin)
+        return run(entered, check=check, timeout_s=timeout_s, stdin=stdin)
 
     def ssh(
         self, command: str, *, check: bool = True, timeout_s: float = 60, stdin: str = ""
@@ -177,7 +177,7 @@ class Host:
         options = [f"UserKnownHostsFile={self.known_hosts}", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes"]
         options += ["BatchMode=yes", "ConnectTimeout=10", "GlobalKnownHostsFile=/dev/null"]
         line = ["ssh", "-F", "none", "-i", str(self.key), *[word for option in options for word in ("-o", option)]]
-        return _run([*line, f"{self.user}@{self.address}", command], check=check, timeout_s=timeout_s, stdin=stdin)
+        return run([*line, f"{self.user}@{self.address}", command], check=check, timeout_s=timeout_s, stdin=stdin)
 
     def systemctl(self, *words: str) -> str:
         """What `systemctl` prints there."""
@@ -224,6 +224,11 @@ class Host:
         status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
+    def processor_s(self) -> float:
+        """Seconds of processor time that it has used since it was made."""
+        fields = dict(line.split() for line in (self._room.cgroup / "cpu.stat").read_text().splitlines())
+        return int(fields["usage_usec"]) / 1e6
+
     def skew_clock(self, offset: str) -> None:
         """Shift the clock that `date` and `python3` show there (libfaketime's form: "-400d")."""
         # Not through ld.so.preload: sshd's sandbox kills a process that asks for the time in libfaketime's way.
@@ -239,7 +244,7 @@ class Host:
         """Copy what was written to its disk since it was made: a layer for other hosts. It must be off."""
         assert self._nspawn is None, f"{self.name} is on"
         # -a takes overlayfs's own marks (whiteouts, trusted.overlay.*) along: they mean the same in a lower layer.
-        _run(["cp", "-a", str(self.root.with_name("up")), str(folder)], check=True, timeout_s=120, stdin="")
+        run(["cp", "-a", str(self.root.with_name("up")), str(folder)], check=True, timeout_s=120, stdin="")
 
     def put(self, path: str, data: bytes, *, mode: int = 0o644) -> Path:
         """Write a file there, from outside, as root; its path seen from here."""
@@ -265,7 +270,7 @@ def make_key(file: Path) -> Path:
     return file
 
 
-def _run(command: list[str], *, check: bool, timeout_s: float, stdin: str) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], *, check: bool, timeout_s: float, stdin: str) -> subprocess.CompletedProcess[str]:
     done: subprocess.CompletedProcess[str] = subprocess.run(
         command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
     )

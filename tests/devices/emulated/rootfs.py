@@ -114,9 +114,9 @@ def locked(path: Path) -> Iterator[None]:
 def _build(release: Release, folder: Path) -> None:
     finish = folder.with_suffix(".sh")
     finish.write_text(_FINISH)
-    command = ["mmdebstrap", *_MMDEBSTRAP, *_apt_options(folder.with_suffix(".apt"))]
+    command = ["mmdebstrap", *_MMDEBSTRAP, *apt_options(folder.with_suffix(".apt"))]
     command += [f"--architectures={release.arch}", f"--include={','.join(PACKAGES)}"]
-    command += [f'--customize-hook=sh {finish} "$1"', release.suite, str(folder), *_mirrors(release.suite)]
+    command += [f'--customize-hook=sh {finish} "$1"', release.suite, str(folder), *mirrors(release.suite)]
     if release.foreign:
         # In a mount namespace of its own, so that the machine knows nothing of the interpreter afterwards.
         command = ["unshare", "-m", "sh", "-ec", f'{register_interpreter(release.arch)}\nexec "$@"', "sh", *command]
@@ -126,7 +126,7 @@ def _build(release: Release, folder: Path) -> None:
         raise RuntimeError(f"mmdebstrap failed:\n{done.stdout}\n{done.stderr}")
 
 
-def _apt_options(file: Path) -> list[str]:
+def apt_options(file: Path) -> list[str]:
     """The machine's own proxy and its leniency about dates: mmdebstrap starts from a clean apt configuration."""
     dump = subprocess.run(["apt-config", "dump", "Acquire"], capture_output=True, text=True, check=True).stdout
     wanted = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::Check-Valid-Until", "Acquire::Check-Date")
@@ -134,7 +134,7 @@ def _apt_options(file: Path) -> list[str]:
     return [f"--aptopt={file}"]
 
 
-def _mirrors(suite: str) -> list[str]:
+def mirrors(suite: str) -> list[str]:
     """Lines for sources.list, from the mirrors that this machine's apt uses. Raises RuntimeError where it uses none."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     found = [
