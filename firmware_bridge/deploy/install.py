@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,6 +111,42 @@ def _user() -> list[str]:
             do=f"make a system user {USER} with a group of its own by hand, then deploy again",
         )
     return [f"user {USER}"]
+
+
+def make_groups(unit: str) -> list[str]:
+    """Make the groups that a unit asks for and the device lacks; which. systemd starts no service without them.
+
+    udev brings `video` and `render` along; a system without it has nothing that belongs to them.
+
+    Raises:
+        DeployError: one cannot be made.
+    """
+    wanted = [name for words in re.findall(r"^SupplementaryGroups=(.+)$", unit, re.MULTILINE) for name in words.split()]
+    lacking = [name for name in wanted if not _is_group(name)]
+    for name in lacking:
+        made = subprocess.run(
+            ["groupadd", "--system", "--force", name],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+        if made.returncode:
+            raise DeployError(
+                f"the group {name} cannot be made",
+                expected="groupadd to make it",
+                came=made.stderr.strip() or f"exit code {made.returncode}",
+                do=f"make a system group {name} by hand, then deploy again",
+            )
+    return lacking
+
+
+def _is_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _watched(layout: Layout, watch: str, account: pwd.struct_passwd) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from firmware_bridge.deploy.install import PYTHON
+from firmware_bridge.deploy.install import PYTHON, make_groups
 from firmware_bridge.deploy.layout import USER, Layout, is_id
 from firmware_bridge.deploy.release import (
     BUNDLE_FILE,
@@ -88,6 +88,7 @@ def prove(layout: Layout, description: Description, *, trusted_keys: Path | None
     """
     assert is_id(description.id)
     folder = layout.release(description.id)
+    make_groups(description.unit)
     built = build_engines(layout, description, trusted_keys=trusted_keys)
     usable = any(not row["error"] for row in built["engines"])
     arguments = [str(folder / BUNDLE_FILE), str(trusted_keys or folder / TRUSTED_KEYS)]

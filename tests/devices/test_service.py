@@ -195,3 +195,28 @@ def test_limits_are_set(make_agent: MakeAgent) -> None:
     assert set(shown["IPAddressDeny"].split()) == {"::/0", "0.0.0.0/0"}
     assert set(shown["IPAddressAllow"].split()) == {"192.0.2.7/32", "127.0.0.0/8", "::1/128"}
     assert shown["WatchdogUSec"] == "30s"
+
+
+@RELEASES
+def test_with_an_accelerator_it_may_open_what_the_groups_of_gpus_may(
+    make_agent: MakeAgent, release: Release, xray: Path
+) -> None:
+    agent = make_agent(release, accelerator=True)
+    code = (
+        "from pathlib import Path; from firmware_bridge.deploy.install import make_groups; "
+        f"print(make_groups(Path('/etc/systemd/system/{SERVICE}').read_text()))"
+    )
+    for made in (["render"], []):  # Debian without udev lacks one of the two
+        said = agent.host.inside("env", f"PYTHONPATH={PLACE}/app", "python3", "-c", code)
+        assert said.stdout.strip() == str(made)
+    agent.start()
+    assert agent.score(xray)["decision"] in ("positive", "negative")
+    groups = agent.host.inside("getent", "group", "video", "render").stdout.splitlines()
+    wanted = {line.split(":")[2] for line in groups}
+    found = re.search(r"^Groups:\s*(.*)$", agent.host.inside("cat", f"/proc/{agent.pid}/status").stdout, re.MULTILINE)
+    assert found
+    assert len(wanted) == 2
+    assert wanted <= set(found.group(1).split())
+    assert agent.host.show(SERVICE, "PrivateDevices") == "no"
+    rating, open_points = exposure(agent.host)
+    assert rating <= EXPOSURE_AT_MOST + 0.5, open_points  # what the device nodes cost
