@@ -38,13 +38,13 @@ def test_a_file_that_kills_the_process_is_given_up_and_all_others_are_scored(dea
     agent = deadly_agent
     good = {f"{n}.jpg": xrays.put(agent.watch / f"{n}.jpg", old=True) for n in range(12)}
     (agent.watch / "5-deadly.jpg").write_bytes(b"\xff\xd8\xff deadly")
-    # The first death could be anybody's fault; three more, alone, are its own.
-    assert [agent.run("--settle", "0") for _ in range(5)] == [-9, -9, -9, -9, 0]
+    # The first death could be anybody's fault; seven more, alone, are its own.
+    assert [agent.run("--settle", "0") for _ in range(9)] == [-9] * 8 + [0]
     for name, id in good.items():
         record = agent.json(name)
         assert (record["id"], "refused" in record) == (id, False)
     refused = agent.json("5-deadly.jpg")["refused"]
-    assert "4 times" in refused["came"]
+    assert "8 times" in refused["came"]
     assert refused["do"]
     records = [json.loads(text) for (text,) in agent.journal("SELECT record FROM result")]
     assert len({record["id"] for record in records}) == len(records) == 13
