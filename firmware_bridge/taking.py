@@ -26,8 +26,8 @@ _BATCH_FILES = 8
 _BATCH_BYTES = 8 * 2**20
 _QUEUED_BATCHES = 1
 _IDLE_S = 0.5
-# A power cut can hit while a harmless file is being decoded. Of 600 random kills, three were the third in a row to hit the
-# same file, alone; so often is no chance.
+# A power cut can hit while a harmless file is being decoded. Of 600 random kills, three were the third in a row to hit
+# the same file, alone; so often is no chance.
 _MOST_TRIES = 7
 
 
