@@ -21,6 +21,7 @@ from firmware_bridge.errors import ImageError, ImageOutOfBounds, UnreadableImage
 from firmware_bridge.headers import (
     JPEG_MAGIC,
     Header,
+    damaged,
     exif_orientation,
     read_jpeg_header,
     unsupported,
@@ -111,7 +112,11 @@ def decode(source: Path | bytes, *, min_side_px: int | None = None, limits: Limi
     data = _read(source, limits=limits) if isinstance(source, Path) else bytes(source)
     _check_bytes(len(data), limits=limits)
     try:
-        return _decode(data, min_side_px=min_side_px, limits=limits)
+        decoded = _decode(data, min_side_px=min_side_px, limits=limits)
+        # Everything behind this relies on it, and a failure there would cost more than this one file.
+        if decoded.pixels.ndim != 2 or decoded.pixels.dtype != np.uint8 or not decoded.pixels.size:
+            raise damaged("pixels that are no one grey picture")
+        return decoded
     except ImageError:
         raise
     except MemoryError as error:

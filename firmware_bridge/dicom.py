@@ -30,6 +30,11 @@ _EXPORT = "export it as a single grey X-ray (DX or CR), 8 to 16 bit"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _RLE, _RLE_FACTOR = "1.2.840.10008.1.2.5", 64  # two bytes stand for 128 at most (PS3.5, G.3.1)
 _JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+# PS3.3, C.7.6.3.1.2
+_PHOTOMETRIC = (
+    *("none", "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "XYB"),
+    *("YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"),
+)
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _A_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
 
@@ -93,7 +98,9 @@ def _check_kind(dataset: Any) -> None:
         raise unsupported(f"a DICOM file of {frames} frames", do=_EXPORT)
     photometric = str(dataset.get("PhotometricInterpretation", "none"))
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise unsupported(f"a DICOM file in colour (photometric interpretation {photometric[:16]})", do=_EXPORT)
+        # Only a word that the standard knows is repeated: what else stands there can be anything.
+        known = photometric if photometric in _PHOTOMETRIC else "of another kind"
+        raise unsupported(f"a DICOM file in colour (photometric interpretation {known})", do=_EXPORT)
     if int(dataset.BitsAllocated) not in (8, 16):
         raise unsupported(f"a DICOM file of {int(dataset.BitsAllocated)} bits a pixel", do=_EXPORT)
     stored, high = int(dataset.BitsStored), int(dataset.get("HighBit", dataset.BitsStored - 1))
@@ -145,6 +152,9 @@ def _native(dataset: Any) -> NDArray[Any]:
     """Uncompressed pixels. Values that are not at the low end of their word (a high bit above the usual) are moved."""
     from pydicom.pixels.utils import pixel_array
 
+    size_bytes = int(dataset.Rows) * int(dataset.Columns) * (int(dataset.BitsAllocated) // 8)
+    if len(dataset.PixelData) >= 2 * size_bytes:  # pydicom would make a picture of each such piece
+        raise damaged(f"{len(dataset.PixelData)} bytes of pixels under a header of {dataset.Columns} x {dataset.Rows}")
     stored, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
     shift = int(dataset.get("HighBit", stored - 1)) + 1 - stored
     if not shift:
