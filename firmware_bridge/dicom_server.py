@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from pynetdicom.association import Association
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from firmware_bridge.decode import DEFAULT_LIMITS
@@ -61,7 +62,25 @@ class Handler(RequestHandler):  # type: ignore[misc]
         )
         bounded.max_pdu_bytes = max(self.ae.maximum_pdu_size, _LEAST_PDU_LIMIT_BYTES)
         bounded.pdu_s = self.ae.network_timeout
+        _end_quietly(association)
         return association
+
+
+def _end_quietly(association: Association) -> None:
+    """A peer that speaks out of turn ends its own association; pynetdicom would let a thread die with a traceback."""
+    provider = association.dul
+    act = provider.state_machine.do_action
+
+    def do_action(event: str) -> None:
+        try:
+            act(event)
+        except InvalidEventError:
+            _LOG.info("DICOM: a peer spoke out of turn")
+            association.is_aborted, association.is_established = True, False
+            association._kill = provider._kill_thread = True  # as pynetdicom does it for a PDU that it cannot read
+            provider.socket.close()
+
+    provider.state_machine.do_action = do_action
 
 
 class Server(ThreadedAssociationServer):  # type: ignore[misc]

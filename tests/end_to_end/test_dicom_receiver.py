@@ -292,6 +292,24 @@ GARBAGE: dict[str, bytes] = {
 }
 
 
+def item(kind: int, content: bytes, *, order: str = ">BBH") -> bytes:
+    return struct.pack(order, kind, 0, len(content)) + content
+
+
+def test_a_peer_that_speaks_out_of_turn_ends_its_own_association(clinic: Clinic) -> None:
+    clinic.start("timeout_s = 2")
+    context = item(0x20, b"\1\0\0\0" + item(0x30, b"1.2.840.10008.1.1") + item(0x40, b"1.2.840.10008.1.2"))
+    user = item(0x50, item(0x51, struct.pack(">I", 16384)))
+    request = b"\0\1\0\0" + b"CXR-EDGE".ljust(16) + b"ATTACK".ljust(16) + bytes(32)
+    request = item(1, request + item(0x10, b"1.2.840.10008.3.1.1.1") + context + user, order=">BBI")
+    for behind in (b"", bytes(10), item(99, b"?", order=">BBI"), item(4, b"", order=">BBI")) * 5:
+        with socket.create_connection(("127.0.0.1", clinic.port)) as peer:
+            peer.sendall(request + behind)
+            peer.recv(1)
+    until(lambda: clinic.send(clinic.samples[0]).returncode == 0, what="there is room again")
+    assert "Traceback" not in clinic.agent.log.read_text()
+
+
 def test_garbage_on_the_port_disturbs_nobody(clinic: Clinic) -> None:
     clinic.start("timeout_s = 2")
     for garbage in GARBAGE.values():
