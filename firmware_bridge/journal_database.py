@@ -6,6 +6,7 @@ SQLite, "Write-Ahead Logging", section 2: with synchronous=FULL every commit is 
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,8 @@ class Database:
             salvage(aside, self._db)
 
     def _connect(self) -> None:
+        # It holds the names of files. SQLite gives the WAL the same mode (sqlite.org, "Write-Ahead Logging", 2.2).
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         # Autocommit: transactions are opened by hand, where they begin and end.
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:

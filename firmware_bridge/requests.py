@@ -80,24 +80,29 @@ class Topics:
             if topic.startswith(f"{base}/"):
                 id = topic[len(base) + 1 :]
                 if "/" in id or not id.isprintable() or not 0 < len(id.encode()) <= _MAX_ID_BYTES:
-                    raise _no_answer("id in the topic", f"one level of at most {_MAX_ID_BYTES} bytes", repr(id)[:80])
+                    raise _no_answer("id in the topic", f"one level of at most {_MAX_ID_BYTES} bytes", _size(id))
                 return id
-        raise _no_answer("topic", "one of ours", repr(topic)[:80])
+        raise _no_answer("topic", "one of ours", _size(topic))
 
     def _check(self, topic: str) -> None:
         """Refuse what would be a protocol error, and what would let a sender speak in our name."""
         levels = topic.split("/")
         own = topic == self.prefix or topic.startswith(f"{self.prefix}/")
         if not topic or any(letter in topic for letter in "+#") or not topic.isprintable():
-            raise _no_answer("response topic", "a topic without '+', '#' and control characters", repr(topic)[:80])
+            raise _no_answer("response topic", "a topic without '+', '#' and control characters", _size(topic))
         if len(topic.encode("utf-8", "surrogatepass")) > _MAX_TOPIC_BYTES:
             raise _no_answer("response topic", f"at most {_MAX_TOPIC_BYTES} bytes", "a longer one")
         if topic.startswith("$") or levels[0] in self.reserved or (own and not self._is_response(topic)):
-            raise _no_answer("response topic", "no topic that the broker, agents or others own", repr(topic)[:80])
+            raise _no_answer("response topic", "no topic that the broker, agents or others own", _size(topic))
 
     def _is_response(self, topic: str) -> bool:
         rest = topic[len(self.prefix) + 1 :].split("/")
         return len(rest) > 1 and (rest[0] == "response" or (len(rest) > 2 and rest[1] == "response"))
+
+
+def _size(text: str) -> str:
+    """What the log says of a sender's text: senders put accession numbers into ids and topics."""
+    return f"{len(text.encode('utf-8', 'surrogatepass'))} bytes in {text.count('/') + 1} levels"
 
 
 def _no_answer(what: str, expected: str, came: str) -> NoAnswerPossible:
