@@ -105,7 +105,7 @@ class Agent:
         Raises:
             ConfigError: no such folder, a wrong setting, or another agent holds the state folder.
             BundleError: see `open_bundle`; SignatureError where trusted keys are configured.
-            ResourceError: the journal cannot be opened; with `once` also when the disk fills.
+            ResourceError: the journal cannot be opened; with `once` also: the folder cannot be read, or the disk fills.
             BrokerError: with `once`: results are left unsent (they are in the journal).
         """
         watch = self._watched_folder()

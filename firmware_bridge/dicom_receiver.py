@@ -25,6 +25,7 @@ from firmware_bridge.dicom_waiting import Waiting
 from firmware_bridge.errors import ConfigError, ResourceError
 from firmware_bridge.files import sync_folder, write_atomically
 from firmware_bridge.filing import DONE, REJECTED
+from firmware_bridge.listening import not_yet
 from firmware_bridge.parts import Context
 from firmware_bridge.retention_settings import RetentionSettings
 
@@ -86,7 +87,7 @@ class Receiver:
 
         Raises:
             ConfigError: it can never be listened at.
-            _Taken: another program does; it may go away.
+            _NotYet: it may be free, or there, later.
         """
         settings, entity = self._settings, self._entity
         try:
@@ -100,8 +101,8 @@ class Receiver:
                 request_handler=Handler,
             )
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) == errno.EADDRINUSE:
-                raise _Taken from error
+            if (reason := not_yet(error)) is not None:
+                raise _NotYet(reason) from error
             came = getattr(error, "strerror", None) or str(error)
             raise _wrong("bind or port", "an address of this device and a free port", came) from error
         server.peers = settings.peers
@@ -110,7 +111,7 @@ class Receiver:
         return server
 
     def run(self) -> None:
-        """Serve until `stop`; while another program has the port, ask for it again and again.
+        """Serve until `stop`; while another program has the port, or no network has the address, ask again and again.
 
         Raises:
             ConfigError: the address can never be listened at.
@@ -132,10 +133,10 @@ class Receiver:
         while not self._stop.is_set():
             try:
                 server = self._listen()
-            except _Taken:
+            except _NotYet as error:
                 where = f"port {self._settings.port} of {self._settings.bind}"
                 self._context.health.report(
-                    _PORT, f"{where} is taken by another program: no X-rays are received by DICOM until it is free"
+                    _PORT, f"{where} {error}: no X-rays are received by DICOM meanwhile; it is tried again"
                 )
                 self._stop.wait(backoff.failed())
             else:
@@ -205,8 +206,8 @@ class Receiver:
         self._waiting.add(path)
 
 
-class _Taken(Exception):
-    """Another program listens at the port."""
+class _NotYet(Exception):
+    """The port cannot be listened at now, and why."""
 
 
 def _subfolder(watch: Path, name: str) -> Path:

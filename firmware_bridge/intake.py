@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.beside import is_taken_path
+from firmware_bridge.errors import ResourceError
 from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.listing import files_below
 from firmware_bridge.lookout import FALLBACK_POLL_S, Lookout
@@ -100,6 +101,7 @@ class Intake:
 
         Raises:
             ConfigError: this system has no inotify.
+            ResourceError: with `once`: the folder cannot be read.
         """
         poll_s = self._poll_s()
         self._scan()
@@ -292,8 +294,14 @@ class Intake:
                 self._lookout.check(inodes)
             self._look_took_s = time.thread_time() - start_s
         except OSError as error:
+            if self._once:  # nobody looks again: "0 scored" would pass for an empty folder
+                raise ResourceError(
+                    f"the watched folder {self._folder} cannot be read",
+                    expected="a folder that this user may read, on a disk that is there",
+                    came=error.strerror or str(error),
+                    do="mend its permissions or the disk, and run again",
+                ) from error
             self._problem(f"the watched folder cannot be read: {error.strerror}")
-            _LOG.warning("the watched folder cannot be read: %s", error.strerror)
 
     def _look_at(self, path: Path, status: os.stat_result) -> None:
         with self._changed:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import threading
 from typing import TYPE_CHECKING
 
 from firmware_bridge.errors import ConfigError, MissingExtraError, ResourceError
+from firmware_bridge.listening import not_yet
 from firmware_bridge.page.settings import PageSettings, allowed_hosts, is_loopback, read_token
 from firmware_bridge.parts import Context
 
@@ -55,7 +55,8 @@ class PagePart:
 
         Raises:
             ConfigError: the address cannot be listened at.
-            ResourceError: another program has the port; whoever runs the part tries again.
+            ResourceError: another program has the port, or no network has the address yet; whoever runs the part tries
+                again.
         """
         if self._stop.wait(_HEAD_START_S):
             return
@@ -80,19 +81,13 @@ class PagePart:
             sock.bind((settings.bind, settings.port))
         except OSError as error:
             sock.close()
-            if error.errno == errno.EADDRINUSE:
-                # Whoever has it may go away; X-rays are scored meanwhile, and the page is tried again.
-                raise ResourceError(
-                    f"port {settings.port} of {settings.bind} is taken",
-                    expected="a free port for the page",
-                    came="another program listens there",
-                    do="end that program, or choose another port in [page]",
-                ) from error
-            raise ConfigError(
+            # X-rays are scored meanwhile, and the page is tried again.
+            kind, came = (ResourceError, reason) if (reason := not_yet(error)) else (ConfigError, error.strerror)
+            raise kind(
                 f"the page cannot listen at {settings.bind} port {settings.port}",
                 expected="an address of this device and a free port",
-                came=error.strerror or str(error),
-                do="mend bind or port in [page]",
+                came=came or str(error),
+                do="mend bind or port in [page], or end the program that has the port",
             ) from error
         return sock
 

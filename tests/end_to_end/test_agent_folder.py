@@ -257,6 +257,22 @@ def test_a_missing_folder_is_told(agent: Agent) -> None:
     assert "make the folder" in agent.log.read_text()
 
 
+def test_a_single_run_on_a_folder_that_cannot_be_read_is_an_error(agent: Agent, xrays: Xrays) -> None:
+    xrays.put(agent.watch / "1.jpg", old=True)
+    agent.watch.chmod(0o300)
+    # Root reads everything, unless the kernel takes that from it. The folder comes from the environment: of the path of
+    # an option click asks first.
+    inside = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    command = [*inside, sys.executable, *agent.program, "agent", "--once", "--bundle", str(agent.bundle)]
+    places = {"CXR_EDGE_WATCH": str(agent.watch), "CXR_EDGE_STATE": str(agent.state)}
+    done = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, timeout=WAIT_S)
+    assert (done.returncode, done.stdout) == (8, "")
+    assert f"the watched folder {agent.watch} cannot be read" in done.stderr
+    agent.watch.chmod(0o700)
+    assert agent.run() == 0
+    assert agent.json("1.jpg")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk needs a tmpfs, and that needs root")
 def test_a_full_disk_stops_intake_and_goes_on_by_itself(agent: Agent, xrays: Xrays) -> None:
     agent.state.mkdir()

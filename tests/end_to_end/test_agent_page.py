@@ -209,7 +209,7 @@ def test_a_port_that_is_taken_is_told_and_tried_again(agent: Agent, xrays: Xrays
         path = agent.state.parent / "agent.toml"
         path.write_text(f"[page]\nport = {port}\n")
         agent.start("--config", str(path))
-        until(lambda: f"port {port} of 127.0.0.1 is taken" in agent.log.read_text(), timeout_s=START_S)
+        until(lambda: f"at 127.0.0.1 port {port}: is taken" in agent.log.read_text(), timeout_s=START_S)
         xrays.put(agent.watch / "1.jpg", old=True)
         until(lambda: (agent.watch / "1.jpg.cxr.json").exists(), timeout_s=START_S)
 

@@ -228,6 +228,26 @@ def test_a_port_that_is_taken_is_told_and_asked_for_again(clinic: Clinic, sample
     assert clinic.agent.terminate() == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network that comes later needs a namespace, and that needs root")
+def test_an_address_that_is_not_there_at_boot_is_told_and_asked_for_again(clinic: Clinic) -> None:
+    address = f"bind = '192.0.2.7'\nport = {clinic.port}\n"
+    (clinic.folder / "token").write_text("a token long enough\n")
+    config = clinic.folder / "agent.toml"
+    config.write_text(
+        f"[dicom]\n{address}[page]\n{address.replace(str(clinic.port), str(free_port()))}token_file = 'token'\n"
+    )
+    # Without any route at all the kernel would let every address be bound to.
+    clinic.agent.inside = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    clinic.agent.start("--config", str(config))
+    until(lambda: {"dicom port", "page"} <= ask(clinic.agent.state)["problems"].keys())
+    assert clinic.agent.log.read_text().count("is no address of this device now") >= 2
+    inside = ["nsenter", "--net", "--target", str(clinic.agent.pid)]
+    subprocess.run([*inside, "ip", "address", "add", "192.0.2.7/32", "dev", "lo"], check=True)
+    until(lambda: ask(clinic.agent.state)["problems"] == {})
+    subprocess.run([*inside, program("echoscu"), "192.0.2.7", str(clinic.port)], check=True)
+    assert clinic.agent.terminate() == 0
+
+
 def test_a_backlog_of_the_folder_sends_no_sender_away(clinic: Clinic) -> None:
     for number in range(1100):
         (clinic.agent.watch / f"{number}.jpg").write_bytes(b"x")

@@ -172,7 +172,7 @@ def test_results_from_before_reports_were_asked_for_are_not_reported(
         ([], "go nowhere"),
         (["send_to = 'nobody'"], "send_to is no address"),
         (["beside = true", "port = 11199", "classes = ['MRT']"], "classes"),
-        (["beside = true", "port = 11199", "bind = '192.0.2.1'"], "bind or port"),
+        (["beside = true", "port = 11199", "bind = 'no address'"], "bind or port"),
         (["beside = true", "port = 11199", "ae_title = 'A title that is too long'"], "ae_title"),
         (["beside = true", "port = 11199", "folder = '../elsewhere'"], "folder"),
     ],
