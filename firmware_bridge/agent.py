@@ -180,6 +180,7 @@ class Agent:
             spool=stages.spool,
             intake=stages.intake,
             bundle=bundle,
+            threshold=labels.threshold,
             health=self._health,
             changes=changes,
             device=self._options.device or default_device_name(key),

@@ -9,9 +9,15 @@ LONGEST_S = 60.0
 
 
 class Backoff:
-    """Exponential with jitter, so that a clinic's devices do not come back all at once."""
+    """Exponential with jitter, so that a clinic's devices do not come back all at once.
 
-    def __init__(self, *, longest_s: float = LONGEST_S) -> None:
+    Args:
+        first_s: the first wait, at most.
+        longest_s: no wait is longer.
+    """
+
+    def __init__(self, *, first_s: float = _FIRST_S, longest_s: float = LONGEST_S) -> None:
+        self._first_s = first_s
         self._longest_s = longest_s
         self._failures = 0
 
@@ -21,6 +27,6 @@ class Backoff:
 
     def failed(self) -> float:
         """It failed; the seconds to wait."""
-        most_s = min(self._longest_s, _FIRST_S * 2.0 ** min(self._failures, 20))
+        most_s = min(self._longest_s, self._first_s * 2.0 ** min(self._failures, 20))
         self._failures += 1
         return most_s * random.uniform(0.5, 1.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import random
 import threading
 import time
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from firmware_bridge.backoff import Backoff
 from firmware_bridge.beside import CAPTURE_SUFFIX, OVERLAY_SUFFIX, REPORT_SUFFIX, path_beside
 from firmware_bridge.decode import DEFAULT_LIMITS, decode
 from firmware_bridge.dicom_capture import build_capture
 from firmware_bridge.dicom_objects import Origin, keyed_uid, read_origin
 from firmware_bridge.dicom_outbox import ReportOutbox, Waiting
 from firmware_bridge.dicom_report import build_report
-from firmware_bridge.dicom_sender import ArchiveError, parse_archive, send
+from firmware_bridge.dicom_sender import UNREADABLE, ArchiveError, client_tls, parse_archive, send
 from firmware_bridge.dicom_settings import DicomSettings
 from firmware_bridge.errors import CxrEdgeError, ResourceError
 from firmware_bridge.files import sync_folder, write_atomically
@@ -47,7 +47,7 @@ class Reporter:
         settings: `report` or `capture` is on.
 
     Raises:
-        ConfigError: `send_to` is no address.
+        ConfigError: `send_to` is no address, or a TLS file cannot be used.
         ResourceError: the outbox cannot be opened.
     """
 
@@ -55,10 +55,12 @@ class Reporter:
         self._context = context
         self._settings = settings
         self._archive = parse_archive(settings.send_to) if settings.send_to else None
+        self._tls = client_tls(settings)
         # What was scored before reports were asked for is not reported.
         self._outbox = ReportOutbox(context.state, first_seq=context.journal.last_result_seq())
         self._stop = threading.Event()
-        self._failures = 0
+        self._backoff = Backoff(first_s=_FIRST_WAIT_S, longest_s=_LONGEST_WAIT_S)
+        self._failed = False
         self._hold_until_s = 0.0
 
     def stop(self) -> None:
@@ -81,7 +83,7 @@ class Reporter:
         try:
             self._make()
             self._send()
-            if self._context.health.has(_PROBLEM) and not self._failures:
+            if self._context.health.has(_PROBLEM) and not self._failed:
                 self._context.health.report(_PROBLEM, None)
         except ResourceError as error:
             self._context.health.report(_PROBLEM, f"{error.what}: {error.came}")
@@ -167,12 +169,13 @@ class Reporter:
             return
         while waiting := self._outbox.waiting():
             try:
-                for one, status in send(waiting, self._archive, self._settings):
+                for one, status in send(waiting, self._archive, self._settings, tls=self._tls):
                     if status != 0 and not self._refused(one, status):
                         return
                     if status == 0:
                         self._outbox.sent(one)
-                        self._failures = 0
+                        self._backoff.good()
+                        self._failed = False
             except ArchiveError as error:
                 self._later(f"{error.what}: {error.came}")
                 return
@@ -181,11 +184,12 @@ class Reporter:
 
     def _refused(self, one: Waiting, status: int) -> bool:
         """Note a refusal; whether the next object may be tried at once."""
-        reason = "its file is gone" if status < 0 else f"status {status:#06x}"
-        if status & 0xFF00 == 0xA700:
+        lost = status == UNREADABLE
+        reason = "its file is gone or damaged" if lost else f"status {status:#06x}"
+        if not lost and status & 0xFF00 == 0xA700:
             self._later(f"the archive is out of resources ({reason})")
             return False
-        given_up = self._outbox.refused(one, reason, most_tries=1 if status < 0 else _MOST_REFUSALS)
+        given_up = self._outbox.refused(one, reason, most_tries=1 if lost else _MOST_REFUSALS)
         text = f"the archive refuses a report ({reason})"
         if given_up:
             _LOG.error("%s; it was given up after %d tries, and lies in %s", text, one.tries + 1, self._outbox.folder)
@@ -194,9 +198,8 @@ class Reporter:
         return False
 
     def _later(self, text: str) -> None:
-        self._failures += 1
-        wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._failures - 1, 20)) * random.uniform(0.5, 1.0)
-        self._hold_until_s = time.monotonic() + wait_s
+        self._failed = True
+        self._hold_until_s = time.monotonic() + self._backoff.failed()
         self._context.health.report(_PROBLEM, text)
 
 

@@ -7,12 +7,14 @@ import re
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from firmware_bridge.dicom_outbox import Waiting
 from firmware_bridge.dicom_settings import DicomSettings
 from firmware_bridge.errors import ConfigError, CxrEdgeError
 
 _ADDRESS = re.compile(r"(?P<title>[^@\\]{1,16})@(?P<host>\[[0-9a-fA-F:]+\]|[^:@\s]+):(?P<port>\d{1,5})")
+UNREADABLE = -1  # in a status's place: an object that cannot be sent
 _WARNINGS = (0x0001, 0xB000, 0xB006, 0xB007)  # stored, with a remark (PS3.4, B.2.3)
 
 
@@ -48,34 +50,33 @@ def parse_archive(text: str) -> Archive:
     return Archive(found["title"], found["host"].strip("[]"), int(found["port"]))
 
 
-def send(objects: Sequence[Waiting], archive: Archive, settings: DicomSettings) -> Iterator[tuple[Waiting, int]]:
-    """Send; each object with the status that the archive gave it, as it comes.
+def send(
+    objects: Sequence[Waiting], archive: Archive, settings: DicomSettings, *, tls: ssl.SSLContext | None
+) -> Iterator[tuple[Waiting, int]]:
+    """Send; each object with the status that the archive gave it, as it comes; UNREADABLE where its file is no object.
+
+    Args:
+        objects: what is sent, in that order.
+        archive: where to.
+        settings: our title, and how long the archive is waited for.
+        tls: see `client_tls`; None: no TLS.
 
     Raises:
         ArchiveError: no connection, no association, or no answer; what was not yielded is not sent.
     """
-    import pydicom
-    from pynetdicom import AE, _config
-    from pynetdicom.sop_class import ComprehensiveSRStorage, SecondaryCaptureImageStorage
-
-    _config.LOG_HANDLER_LEVEL = "none"
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # would quote what is sent
-    entity = AE(settings.ae_title)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = settings.timeout_s
-    entity.connection_timeout = settings.timeout_s
-    for sop_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
-        entity.add_requested_context(sop_class, ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
-    tls = (_client_tls(settings), archive.host) if settings.send_tls else None
-    association = entity.associate(archive.host, archive.port, ae_title=archive.title, tls_args=tls)
+    association = _entity(settings).associate(
+        archive.host, archive.port, ae_title=archive.title, tls_args=(tls, archive.host) if tls else None
+    )
     if not association.is_established:
         raise _unreachable(archive, "refused" if association.is_rejected else "no association")
     try:
         for one in objects:
-            try:
-                status = association.send_c_store(pydicom.dcmread(one.path))
-            except FileNotFoundError:
-                yield one, -1
+            dataset = _read(one)
+            if dataset is None:
+                yield one, UNREADABLE
                 continue
+            try:
+                status = association.send_c_store(dataset)
             except (ValueError, RuntimeError) as error:  # no context for it, or the association is gone
                 if not association.is_established:
                     raise _unreachable(archive, "the association broke off") from error
@@ -91,7 +92,39 @@ def send(objects: Sequence[Waiting], archive: Archive, settings: DicomSettings) 
             association.abort()
 
 
-def _client_tls(settings: DicomSettings) -> ssl.SSLContext:
+def _entity(settings: DicomSettings) -> Any:
+    from pynetdicom import AE, _config
+    from pynetdicom.sop_class import ComprehensiveSRStorage, SecondaryCaptureImageStorage
+
+    _config.LOG_HANDLER_LEVEL = "none"
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # would quote what is sent
+    entity = AE(settings.ae_title)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = settings.timeout_s
+    entity.connection_timeout = settings.timeout_s
+    for sop_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+        entity.add_requested_context(sop_class, ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
+    return entity
+
+
+def _read(one: Waiting) -> Any:
+    """The object; None where its file is gone or damaged, so that it does not hold up those behind it."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return pydicom.dcmread(one.path)
+    except (OSError, InvalidDicomError):
+        return None
+
+
+def client_tls(settings: DicomSettings) -> ssl.SSLContext | None:
+    """What a TLS connection to the archive is made with; None without `send_tls`.
+
+    Raises:
+        ConfigError: a file is missing or does not fit.
+    """
+    if not settings.send_tls:
+        return None
     try:
         context = ssl.create_default_context(cafile=settings.tls_ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -20,7 +20,7 @@ CxrEdgeError                  exit 1
 ├── ResourceError             exit 8   disk or memory
 │   └── JournalDamaged                 the next start salvages what it can (`journal_salvage.py`)
 ├── BrokerError               exit 9   MQTT
-├── ArchiveError              exit 1   a DICOM archive; reports wait for it (`dicom_sender.py`)
+├── ArchiveError              exit 9   a DICOM archive; reports wait for it (`dicom_sender.py`)
 ├── DeployError               exit 10  a device that cannot be deployed to
 │   ├── HostError                      it cannot be reached or logged into
 │   ├── PreflightError                 it is not fit for what it should run

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from firmware_bridge.backoff import Backoff
 from firmware_bridge.errors import ConfigError, CxrEdgeError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _FIRST_WAIT_S = 1.0
-_LONGEST_WAIT_S = 60.0
 
 
 class Changes:
@@ -75,6 +75,7 @@ class Context:
         spool: takes images that came by a network.
         intake: what waits; parts do not hand files in by it, see `spool`.
         bundle: the one that scores.
+        threshold: of the model file that scores: each file of a bundle has its own.
         health: problems, and facts for others to see.
         changes: tells when the journal changed.
         device: the name of this device.
@@ -91,6 +92,7 @@ class Context:
     spool: Spool
     intake: Intake
     bundle: Bundle
+    threshold: float
     health: Health
     changes: Changes
     device: str
@@ -117,7 +119,8 @@ class Part(Protocol):
         """Make `run` return soon; called from another thread, perhaps before `run` began."""
 
 
-# None: the part's section does not enable it. Raises ConfigError and MissingExtraError, which end the agent's start.
+# None: the part's section does not enable it. Whatever it raises ends the agent's start. When a part is made again,
+# ConfigError and MissingExtraError end the agent; after any other error it is tried once more.
 Factory = Callable[[Context], Part | None]
 
 
@@ -153,7 +156,7 @@ class Supervisor:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        name, wait_s = self._part.name, _FIRST_WAIT_S
+        backoff = Backoff(first_s=_FIRST_WAIT_S)
         while True:
             try:
                 self._part.run()
@@ -162,23 +165,34 @@ class Supervisor:
                 self._fatal(error)
                 return
             except Exception as error:  # whatever it is, the other parts and the pipeline go on
-                came = f"{error.what}: {error.came}" if isinstance(error, CxrEdgeError) else type(error).__name__
-                _LOG.exception("%s failed; it is started again in %.0f s", name, wait_s)
-                self._context.health.report(name, f"{name} failed: {came}")
-            if self._stop.wait(wait_s) or not self._renew():
+                wait_s = self._tell(error, backoff)
+            if not self._renewed(wait_s, backoff):
                 return
-            wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
-            self._context.health.report(name, None)
+            self._context.health.report(self._part.name, None)
 
-    def _renew(self) -> bool:
-        try:
-            part = self._again(self._context)
-        except CxrEdgeError as error:
-            self._fatal(error)
-            return False
-        if part is None:
-            return False
-        self._part = part
-        if self._stop.is_set():  # `stop` may have met the old one
-            part.stop()
-        return True
+    def _tell(self, error: Exception, backoff: Backoff) -> float:
+        """Log and report a failure; the seconds until the next try."""
+        name, wait_s = self._part.name, backoff.failed()
+        came = f"{error.what}: {error.came}" if isinstance(error, CxrEdgeError) else type(error).__name__
+        _LOG.exception("%s failed; it is started again in %.1f s", name, wait_s)
+        self._context.health.report(name, f"{name} failed: {came}")
+        return wait_s
+
+    def _renewed(self, wait_s: float, backoff: Backoff) -> bool:
+        """Wait, and make a new part in place of the one that failed, as often as it takes; False: there is none."""
+        while not self._stop.wait(wait_s):
+            try:
+                part = self._again(self._context)
+            except (ConfigError, MissingExtraError) as error:
+                self._fatal(error)
+                return False
+            except Exception as error:  # a disk that is full for a while, say
+                wait_s = self._tell(error, backoff)
+                continue
+            if part is None:
+                return False
+            self._part = part
+            if self._stop.is_set():  # `stop` may have met the old one
+                part.stop()
+            return True
+        return False

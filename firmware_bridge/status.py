@@ -18,15 +18,14 @@ from firmware_bridge.result import NOTICE, utc_now
 
 SOCKET = "status.sock"
 _TIMEOUT_S = 5.0
-# Each of them is a part of the answer to "does it work?"; a broker that is away is not: nothing is lost meanwhile.
-# Neither is a runtime that gave way to TFLite on the CPU: X-rays are scored, more slowly.
-_HARMLESS = ("mqtt", "requests", "page", "watch", "runtime")
+# Each of them is a part of the answer to "does it work?"; a broker or an archive that is away is not: nothing is lost
+# meanwhile. Neither is a runtime that gave way to TFLite on the CPU: X-rays are scored, more slowly.
+_HARMLESS = ("mqtt", "requests", "update", "dicom reports", "page", "watch", "runtime")
 
 
 def snapshot(context: Context) -> dict[str, Any]:
     """How the agent is now. Nothing in it names a patient or a file."""
     bundle = context.bundle
-    model = bundle.manifest.model()
     facts = context.health.facts()
     return {
         "notice": NOTICE,
@@ -35,7 +34,7 @@ def snapshot(context: Context) -> dict[str, Any]:
         "pid": os.getpid(),
         "bundle": {"id": bundle.id, "name": bundle.manifest.name},
         "label_positive": bundle.manifest.label_positive,
-        "threshold": model.calibration.threshold,
+        "threshold": context.threshold,
         "queue": {"waiting": context.intake.waiting, **_counts(context)},
         "this_run": {
             "scored": context.tally.scored,

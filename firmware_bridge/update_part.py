@@ -11,9 +11,9 @@ import http.client
 import json
 import logging
 import os
-import socket
 import threading
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from firmware_bridge.agent_settings import AgentSettings
@@ -41,6 +41,7 @@ from firmware_bridge.update import (
     parse_desired,
 )
 from firmware_bridge.update_settings import UpdateSettings
+from firmware_bridge.wake import Wake
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
@@ -80,8 +81,7 @@ class UpdatePart:
         self._wanted: dict[str, Desired] = {}
         self._told = b""
         self._backoff = Backoff()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
+        self._wake = Wake()
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -96,14 +96,12 @@ class UpdatePart:
                     self._context.health.report(self.name, f"update: {told}")
                     self._stop.wait(self._backoff.failed())
         finally:
-            self._wake_read.close()
-            self._wake_write.close()
+            self._wake.close()
 
     def stop(self) -> None:
         """Listen no more."""
         self._stop.set()
-        with contextlib.suppress(OSError):
-            self._wake_write.send(b"x")
+        self._wake.up()
 
     @property
     def _ended(self) -> bool:
@@ -113,7 +111,7 @@ class UpdatePart:
         connection = Connection(
             self._broker,
             client_id=f"cxr-edge-{self._context.device}-update",
-            wake=self._wake_read,
+            wake=self._wake.readable,
             inbox=Inbox(self._filters, max_packet_bytes=4 * MAX_MESSAGE_BYTES, retained=True),
         )
         self._context.health.report(self.name, None)
@@ -194,9 +192,8 @@ class UpdatePart:
         connection.publish(Message(self._topic, report, retain=True, content_type="application/json"))
 
 
-def _download(desired: Desired, part: Path, *, ended: object) -> None:
+def _download(desired: Desired, part: Path, *, ended: Callable[[], bool]) -> None:
     digest, done_bytes = hashlib.sha256(), 0
-    assert callable(ended)
     # `parse_desired` let http and https through, and nothing else.
     with urllib.request.urlopen(desired.url, timeout=_FETCH_LIMIT_S) as answer, part.open("wb") as file:  # noqa: S310
         while chunk := answer.read(_CHUNK_BYTES):

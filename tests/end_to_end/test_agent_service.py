@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,10 @@ import pytest
 
 from firmware_bridge.audit_line import files_of, read_line
 from firmware_bridge.audit_verify import verify
-from tests.end_to_end.conftest import until
+from firmware_bridge.bundle import open_bundle
+from firmware_bridge.status import ask
+from tests.end_to_end.conftest import DATA, until
+from toolkit.bundle import build_bundle
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Agent, Xrays
@@ -188,3 +192,25 @@ def test_whatever_is_killed_each_result_has_one_audit_line(agent: Agent, xrays: 
     assert verdict.faults == []
     assert (verdict.results, verdict.waiting) == (made, 0)
     assert audited(agent) == [seq for (seq,) in agent.journal("SELECT seq FROM result ORDER BY seq")]
+
+
+def test_the_status_shows_the_threshold_of_the_model_that_scores(agent: Agent, xrays: Xrays) -> None:
+    with open_bundle(agent.bundle) as opened:
+        manifest = opened.manifest
+        files: dict[str, bytes | Path] = {name: opened.read(name) for name in manifest.files}
+    first = manifest.models[0]
+    other = replace(
+        first, file="models/model.fp16.tflite", precision="fp16", calibration=replace(first.calibration, threshold=0.3)
+    )
+    agent.bundle = build_bundle(
+        agent.state.parent / "two.cxr",
+        name="two",
+        labels=(manifest.label_negative, manifest.label_positive),
+        preprocessing=manifest.preprocessing,
+        models=[first, other],
+        files={**files, other.file: DATA / "tiny.float.tflite"},
+    )
+    agent.start("--precision", "fp16")
+    xrays.put(agent.watch / "1.jpg", old=True)
+    assert until(lambda: agent.json("1.jpg"))["threshold"] == 0.3
+    assert until(lambda: ask(agent.state))["threshold"] == 0.3

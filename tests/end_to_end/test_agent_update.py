@@ -17,6 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.errors import ConfigError
+from firmware_bridge.status import ask
+from firmware_bridge.status_report import report
 from firmware_bridge.update import Desired, parse_desired
 from toolkit.bundle import build_bundle, sign_bundle
 
@@ -102,6 +104,13 @@ def test_a_signed_bundle_is_fetched_and_handed_over(
     # What the other half says of it is passed on.
     (listening.state / "update" / "report.json").write_text(json.dumps({"schema": 1, "state": "running"}))
     until(lambda: "running" in fleet.states, what="running")
+
+
+def test_a_broker_that_is_away_is_told_and_does_not_count_as_broken(listening: Agent, mosquitto: Mosquitto) -> None:
+    until(lambda: (ask(listening.state) or {}).get("problems") == {})
+    mosquitto.stop()
+    until(lambda: {"mqtt", "update"} <= report(listening.state)["problems"].keys())
+    assert report(listening.state)["works"] is True, "X-rays are scored and their results kept"
 
 
 @pytest.mark.parametrize("case", ["another's", "changed", "short"])

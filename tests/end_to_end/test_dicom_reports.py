@@ -11,6 +11,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from firmware_bridge.status_report import report
 from tests.end_to_end.conftest import Agent, free_port, until
 from tests.end_to_end.dcmtk import identified, program, run, told
 
@@ -151,6 +152,9 @@ def test_an_archive_that_refuses_us_is_tried_again(
     agent.start(*configured(tmp_path, f"send_to = 'ARCHIVE@127.0.0.1:{archive.port}'"))
     put(agent, samples, count=1)
     until(lambda: "the archive ARCHIVE" in agent.log.read_text())
+    status = report(agent.state)
+    assert "dicom reports" in status["problems"]
+    assert status["works"] is True, "nothing is lost meanwhile"
     archive.stop()
     archive.start()
     until(lambda: sent(agent) == 2, timeout_s=60)
@@ -171,6 +175,7 @@ def test_results_from_before_reports_were_asked_for_are_not_reported(
     [
         ([], "go nowhere"),
         (["send_to = 'nobody'"], "send_to is no address"),
+        (["send_to = 'A@127.0.0.1:11113'", "send_tls = true", "tls_ca = 'missing.pem'"], "tls_ca"),
         (["beside = true", "port = 11199", "classes = ['MRT']"], "classes"),
         (["beside = true", "port = 11199", "bind = 'no address'"], "bind or port"),
         (["beside = true", "port = 11199", "ae_title = 'A title that is too long'"], "ae_title"),

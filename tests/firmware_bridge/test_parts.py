@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from firmware_bridge import parts
-from firmware_bridge.errors import ConfigError
+from firmware_bridge.errors import ConfigError, ResourceError
 from firmware_bridge.health import Health
 from firmware_bridge.parts import Changes, Context, Supervisor
 
@@ -55,6 +55,28 @@ def test_a_part_that_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> 
     supervisor.join(WAIT_S)
     assert fatal == []
     assert seen == [{"flaky": "flaky failed: ValueError"}, {}, {"flaky": "flaky failed: OSError"}, {}]
+
+
+def test_a_part_that_cannot_be_made_again_for_a_while_is_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_FIRST_WAIT_S", 0.01)
+    health, part = Health(), Flaky([ValueError("a")])
+    hindrances: list[Exception] = [ResourceError("x", expected="a", came="b", do="c"), OSError("full")]
+
+    def again(_: Context) -> Flaky:
+        if hindrances:
+            raise hindrances.pop()
+        return part
+
+    fatal: list[BaseException] = []
+    seen: list[dict[str, str]] = []
+    health.listen(lambda: seen.append(health.problems()))
+    supervisor = Supervisor(part, again, context=cast(Context, SimpleNamespace(health=health)), fatal=fatal.append)
+    supervisor.start()
+    assert part.runs.wait(WAIT_S)
+    supervisor.stop()
+    supervisor.join(WAIT_S)
+    assert fatal == []
+    assert [one.get("flaky", "").partition(": ")[2] for one in seen] == ["ValueError", "OSError", "x: b", ""]
 
 
 def test_a_wrong_setting_is_not_tried_again() -> None:
