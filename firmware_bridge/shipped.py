@@ -23,12 +23,15 @@ def shipped_bundle(name: str = DEFAULT) -> Path:
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in shipped_names():
+    known = shipped_names()
+    if name not in known:
         raise ConfigError(
             f"no bundle called '{name}' comes with cxr-edge",
-            expected=" or ".join(PREFIX + known for known in shipped_names()) or "a complete installation",
-            came=PREFIX + name,
-            do="give one of these, or the path of a bundle of your own",
+            expected=" or ".join(PREFIX + one for one in known) or "a bundle in the installed package's folder models",
+            came=PREFIX + name if known else "a package without any: it is not complete",
+            do="give one of these, or the path of a bundle of your own"
+            if known
+            else "install cxr-edge again from a whole clone, or name a bundle of your own with --bundle",
         )
     return Path(str(resources.files("firmware_bridge"))) / "models" / f"{name}.cxr"
 

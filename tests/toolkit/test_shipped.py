@@ -53,6 +53,13 @@ def test_a_bundle_that_does_not_ship_is_named_with_those_that_do() -> None:
         bundle_path(Path("cxr-edge/unknown"))
 
 
+def test_a_package_without_its_models_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("firmware_bridge.shipped.resources.files", lambda _: tmp_path)
+    with pytest.raises(ConfigError, match="not complete") as told:
+        bundle_path(None)
+    assert "--bundle" in str(told.value)
+
+
 @pytest.mark.parametrize("name", shipped_weights_names())
 def test_training_starts_from_shipped_weights(name: str) -> None:
     weights = f"cxr-edge/{name}"
