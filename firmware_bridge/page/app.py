@@ -52,7 +52,6 @@ class Page:
         self._pictures = Pictures(context.state, context.watch)
         self._telemetry = Telemetry(context.journal, waiting=lambda: context.intake.waiting)
         self._streams = 0
-        self._login = asyncio.Lock()
         self._login_page = _file("login.html")
         routes = [
             Route("/", _file("index.html")),
@@ -68,7 +67,8 @@ class Page:
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
         ]
-        self.app: ASGIApp = Guard(Starlette(routes=routes), hosts=hosts, token=token)
+        self._guard = Guard(Starlette(routes=routes), hosts=hosts, token=token)
+        self.app: ASGIApp = self._guard
 
     async def _state(self, _request: Request) -> Response:
         return Response(await run_in_threadpool(self.news.text), media_type="application/json")
@@ -128,10 +128,8 @@ class Page:
         if request.method in ("GET", "HEAD"):
             return await self._login_page(request)
         given = parse_qs((await _body(request)).decode("utf-8", "replace")).get("token", [""])[0]
-        async with self._login:
-            if not same(given.strip(), self._token):
-                await asyncio.sleep(1.0)  # one guess a second, however many guess at once
-                return RedirectResponse("/login?wrong", 303)
+        if not await self._guard.turnstile.passes(request.scope, lambda: same(given.strip(), self._token)):
+            return RedirectResponse("/login?wrong", 303)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(
             COOKIE, make_session(self._token), max_age=SESSION_S, httponly=True, samesite="strict", secure=self._secure

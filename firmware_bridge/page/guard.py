@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "cxr-edge"
 SESSION_S = 12 * 3600
+_WRONG_S = 1.0
 # Without a login: what the login itself needs, and whether the device works, which says nothing of any X-ray.
 _OPEN = ("/login", "/healthz", "/page.css", "/icon.svg")
 _HEADERS = {
@@ -32,6 +35,31 @@ _HEADERS = {
 }
 
 
+class Turnstile:
+    """One guess at a time from each address, and a wrong one takes a second: others are not kept waiting by it."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    async def passes(self, scope: Scope, right: Callable[[], bool]) -> bool:
+        """Whether what was given is right, when its turn has come."""
+        address = (scope.get("client") or ("",))[0]
+        lock, waiting = self._turns.get(address, (asyncio.Lock(), 0))
+        self._turns[address] = (lock, waiting + 1)
+        try:
+            async with lock:
+                passed = right()
+                if not passed:
+                    await asyncio.sleep(_WRONG_S)
+                return passed
+        finally:
+            waiting = self._turns[address][1] - 1
+            if waiting:
+                self._turns[address] = (lock, waiting)
+            else:
+                del self._turns[address]
+
+
 class Guard:
     """ASGI middleware.
 
@@ -45,6 +73,7 @@ class Guard:
         self._app = app
         self._hosts = hosts
         self._token = token
+        self.turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the app answer."""
@@ -58,24 +87,24 @@ class Guard:
                     headers[name] = value
             await send(message)
 
-        refusal = self._refusal(scope)
+        refusal = await self._refusal(scope)
         await (refusal or self._app)(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         # RFC 9110, 15.5.20: 421 is the answer to a request for another host.
         if _host_name(headers.get("host", "")) not in self._hosts:
             return PlainTextResponse("This page is not known by that name; see `hosts` in [page].\n", 421)
-        if not self._token or scope["path"] in _OPEN or self._is_known(headers):
+        if not self._token or scope["path"] in _OPEN or await self._is_known(scope, headers):
             return None
         if scope["path"] == "/":
             return RedirectResponse("/login", 303)
         return PlainTextResponse("Log in first.\n", 401)
 
-    def _is_known(self, headers: Headers) -> bool:
+    async def _is_known(self, scope: Scope, headers: Headers) -> bool:
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and same(given.strip(), self._token):
-            return True
+        if kind.lower() == "bearer":
+            return await self.turnstile.passes(scope, lambda: same(given.strip(), self._token))
         cookies: SimpleCookie = SimpleCookie()
         try:
             cookies.load(headers.get("cookie", ""))
@@ -86,7 +115,8 @@ class Guard:
 
 def _host_name(host: str) -> str:
     if host.startswith("["):
-        return (host.partition("]")[0] + "]").lower()
+        name, _, rest = host.partition("]")
+        return f"{name}]".lower() if not rest or rest.startswith(":") else ""
     return host.partition(":")[0].lower()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.page.guard import is_session, make_session
+from firmware_bridge.page.guard import Turnstile, is_session, make_session
 from firmware_bridge.page.settings import PageSettings, allowed_hosts, read_token
 from firmware_bridge.result import NOTICE
 from tests.end_to_end.conftest import Agent, Mosquitto, Xrays, free_port, until
@@ -162,7 +163,9 @@ def test_nothing_comes_from_elsewhere() -> None:
         assert "style=" not in text
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example:80", "[::2]"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example:80", "[::2]", "[::1].evil"]
+)
 def test_another_name_gets_nothing(site: Site, host: str) -> None:
     for path in ("/", "/api/state", "/metrics", "/healthz"):
         code, _, body = site.ask(path, Host=host)
@@ -258,6 +261,26 @@ def test_the_login(agent: Agent, tmp_path: Path) -> None:
     assert site.ask("/metrics", Authorization="Bearer wrong")[0] == 401
     assert site.ask("/login", method="POST", body=b"x" * 100_000)[0] == 413
     assert TOKEN not in agent.log.read_text()
+
+
+def test_wrong_guesses_keep_nobody_else_waiting() -> None:
+    turnstile = Turnstile()
+    bad, good = {"client": ("10.0.0.1", 1)}, {"client": ("10.0.0.2", 1)}
+
+    async def guess() -> None:
+        wrong = [asyncio.create_task(turnstile.passes(bad, lambda: False)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert await turnstile.passes(good, lambda: True)
+        assert not any(task.done() for task in wrong)
+        # One after another: behind a wrong one of the same address a right one has to wait.
+        last = asyncio.create_task(turnstile.passes(bad, lambda: True))
+        done, _ = await asyncio.wait([*wrong, last], return_when=asyncio.FIRST_COMPLETED)
+        assert done == {wrong[0]}
+        assert await last
+        assert all(task.done() for task in wrong)
+
+    asyncio.run(guess())
+    assert not turnstile._turns
 
 
 def test_sessions_end() -> None:
