@@ -9,6 +9,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,17 +37,25 @@ class Database:
         with self._translated():
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_file = (state / "agent.lock").open("w")
+            # The folder itself too: a file of that name is what people remove who are told that the folder is in use.
+            self._locked = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._unlock_folder = weakref.finalize(self, os.close, self._locked)
         try:
             self._lock()
             with self._translated():
                 self._open()
         except BaseException:
-            self._lock_file.close()
+            self._unlock()
             raise
+
+    def _unlock(self) -> None:
+        self._lock_file.close()
+        self._unlock_folder()
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for handle in (self._lock_file.fileno(), self._locked):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(
                 f"the state folder {self.path.parent} is in use",
@@ -69,7 +78,8 @@ class Database:
 
     def _connect(self) -> None:
         # It holds the names of files. SQLite gives the WAL the same mode (sqlite.org, "Write-Ahead Logging", 2.2).
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        if not self.path.exists():  # never one that is open: closing it would end SQLite's own locks, see fcntl(2)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         # Autocommit: transactions are opened by hand, where they begin and end.
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:
@@ -146,4 +156,4 @@ class Database:
         with self._mutex, self._reading:
             self._reader.close()
             self._db.close()
-            self._lock_file.close()
+            self._unlock()

@@ -47,7 +47,7 @@ def test_the_life_of_an_xray(state: Path) -> None:
 def test_what_was_taken_is_there_after_a_crash(state: Path) -> None:
     first = Journal(state)
     row = take(first, A, "s1")
-    first._lock_file.close()  # as a kill would: no orderly close of the database
+    first._unlock()  # as a kill would: no orderly close of the database
     again = Journal(state)
     assert again.open_intakes() == [Taken(row.seq, A, "s1", "taken")]
     again.close()
@@ -111,7 +111,7 @@ def test_tries_are_counted_across_runs_until_one_does_no_harm(state: Path) -> No
     journal = Journal(state)
     row = take(journal, A, "s1")
     assert [journal.begin(row.seq), journal.begin(row.seq)] == [0, 1]
-    journal._lock_file.close()  # as a kill would
+    journal._unlock()  # as a kill would
     again = Journal(state)
     assert take(again, A, "s1").seq == row.seq
     assert again.begin(row.seq) == 2
@@ -283,4 +283,23 @@ def test_nothing_leaves_before_the_audit_log_has_it(state: Path) -> None:
     fill(journal, 10, sent=10)
     journal.reportable = 4
     assert journal.drop(reports=True, least=0, limit=100) == Dropped(4)
+    journal.close()
+
+
+def test_a_lock_file_that_somebody_removed_lets_no_second_agent_in(state: Path) -> None:
+    journal = Journal(state)
+    (state / "agent.lock").unlink()
+    with pytest.raises(ConfigError, match="in use"):
+        Journal(state)
+    journal.close()
+    Journal(state).close()
+
+
+def test_a_journal_is_read_by_no_other_user(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # a folder that was there before
+    journal = Journal(tmp_path)
+    journal.take([Arrival(tmp_path / "1.jpg", "0" * 64, 1, 1)])
+    assert (tmp_path / "journal.sqlite-wal").exists()
+    for path in tmp_path.glob("journal.sqlite*"):
+        assert path.stat().st_mode & 0o007 == 0, path
     journal.close()
