@@ -9,7 +9,6 @@ import errno
 import hashlib
 import logging
 import re
-import shutil
 import ssl
 import threading
 from pathlib import Path
@@ -22,6 +21,7 @@ from firmware_bridge.backoff import Backoff
 from firmware_bridge.dicom_server import Handler, Server
 from firmware_bridge.dicom_settings import SOP_CLASSES, DicomSettings
 from firmware_bridge.dicom_waiting import Waiting
+from firmware_bridge.disk import space_at
 from firmware_bridge.errors import ConfigError, ResourceError
 from firmware_bridge.files import sync_folder, write_atomically
 from firmware_bridge.filing import DONE, REJECTED
@@ -173,7 +173,7 @@ class Receiver:
         try:
             if self._waiting.are_too_many():
                 return OUT_OF_RESOURCES
-            if shutil.disk_usage(self._context.watch).free < self._reserve_bytes() + len(content):
+            if self._is_full_with(len(content)):
                 return OUT_OF_RESOURCES
             self._write(uid, content)
         except ResourceError:
@@ -184,9 +184,12 @@ class Receiver:
         self._context.health.report("dicom", None)
         return SUCCESS
 
-    def _reserve_bytes(self) -> float:
-        told_mb = self._settings.reserve_mb
-        return 1e6 * (self._context.settings.section(RetentionSettings).reserve_mb if told_mb is None else told_mb)
+    def _is_full_with(self, more_bytes: int) -> bool:
+        told_mb, space = self._settings.reserve_mb, space_at(self._context.watch)
+        if told_mb is not None:
+            return space.free_bytes < told_mb * 1e6 + more_bytes
+        reserve_mb = self._context.settings.section(RetentionSettings).reserve_mb
+        return space.free_bytes < space.least_free_bytes(reserve_mb) + more_bytes
 
     def _write(self, uid: str, content: bytes) -> None:
         """Durable when it returns. The name tells neither patient nor study; the same X-ray again has the same one."""

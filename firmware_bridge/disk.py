@@ -1,4 +1,4 @@
-"""The reserve of free disk: below it nothing new is taken in, so that what was taken can still be finished."""
+"""Free disk, and the reserve of it: below that nothing new is taken in, so that what was taken can be finished."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.health import Health
@@ -16,6 +17,28 @@ _SMALL_DISK_SHARE = 0.05
 # Intake goes on a little above the mark at which it stopped: a disk at the very mark would make it flutter.
 _GO_ON_AT = 1.25
 _MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Of the disk that a folder lies on: what this user may still write, and all of it."""
+
+    free_bytes: int
+    total_bytes: int
+
+    def least_free_bytes(self, reserve_mb: float) -> float:
+        """What is to stay free of it: the reserve, but of a small disk 5% at most."""
+        return min(reserve_mb * _MB, _SMALL_DISK_SHARE * self.total_bytes)
+
+
+def space_at(folder: Path) -> Space:
+    """The space of the disk that holds `folder`.
+
+    Raises:
+        OSError: the folder is away.
+    """
+    status = os.statvfs(folder)
+    return Space(status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize)
 
 
 class Disk:
@@ -29,7 +52,7 @@ class Disk:
 
     def __init__(self, folders: Sequence[Path], *, reserve_mb: float, health: Health) -> None:
         self._folders = folders
-        self._reserve_bytes = reserve_mb * _MB
+        self._reserve_mb = reserve_mb
         self._health = health
         self._next_look_s = 0.0
         self._room = True
@@ -50,12 +73,11 @@ class Disk:
 
     def _shortage(self, folder: Path) -> str:
         try:
-            status = os.statvfs(folder)
+            space = space_at(folder)
         except OSError:
             return ""  # away: that is told elsewhere
-        free = status.f_bavail * status.f_frsize
-        need = min(self._reserve_bytes, _SMALL_DISK_SHARE * status.f_blocks * status.f_frsize)
-        if free >= need * (1.0 if self._room else _GO_ON_AT):
+        need = space.least_free_bytes(self._reserve_mb)
+        if space.free_bytes >= need * (1.0 if self._room else _GO_ON_AT):
             return ""
         # No figure of what is free: it would change with every look.
         return f"the disk is nearly full, intake waits: less than {need / _MB:.1f} MB free at {folder}"

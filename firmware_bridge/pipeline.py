@@ -1,8 +1,8 @@
 """From a finished file to a durable result with its JSON: five threads, so that decoding, inference and disk overlap.
 
     taker      claims, reads, hashes, journals the intake            (`taking.py`)
-    decoder    decodes                                               (OpenCV releases the GIL)
-    inference  preprocesses, runs the model; nothing else, for it is the slowest (so does the interpreter)
+    decoder    decodes; OpenCV releases the GIL meanwhile, as the interpreter does
+    inference  preprocesses, runs the model; nothing else, for it is the slowest
     explainer  the heat map's numbers, its picture, the record
     recorder   journals results, writes the JSON files               (`recorder.py`)
 
@@ -148,9 +148,7 @@ class Pipeline:
             decode_ms = (time.perf_counter() - start_s) * 1e3
         except ImageError as error:
             self._refuse_or_wait(work, error)
-        except (
-            Exception
-        ) as error:  # a decoder's bug must not end a service; the file is refused and the trace is logged
+        except Exception as error:  # a decoder's bug must not end a service
             _LOG.exception("image %s: the decoder failed in an unknown way", self._short(row))
             if self._possession.have(row, contents, result_id=id):
                 self.refuse(row, _unknown_failure(error))

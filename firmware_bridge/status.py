@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from firmware_bridge.disk import space_at
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.parts import Context
 from firmware_bridge.result import NOTICE, utc_now
@@ -64,10 +65,9 @@ def _counts(context: Context) -> dict[str, int]:
 
 def _disk(folder: Path) -> dict[str, int]:
     try:
-        usage = shutil.disk_usage(folder)
+        return asdict(space_at(folder))
     except OSError:
         return {}
-    return {"free_bytes": usage.free, "total_bytes": usage.total}
 
 
 def make_part(context: Context) -> StatusPart | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from firmware_bridge.disk import space_at
 from firmware_bridge.journal_reader import open_reader
 from firmware_bridge.result import NOTICE
 from firmware_bridge.results_export import decision_of
@@ -33,8 +34,7 @@ def report(state: Path, *, last: int = 5) -> dict[str, Any]:
             json.loads(text)
             for (text,) in journal.execute("SELECT record FROM result ORDER BY seq DESC LIMIT ?", (last,))
         ]
-    usage = shutil.disk_usage(state)
-    found["disk"] = {"free_bytes": usage.free, "total_bytes": usage.total}
+    found["disk"] = asdict(space_at(state))
     if live is None:
         return found
     queue = {**found["queue"], **live["queue"]}

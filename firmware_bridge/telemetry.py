@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from firmware_bridge.disk import space_at
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.journal import Journal
 
@@ -91,10 +92,10 @@ class Telemetry:
     def _disk(self) -> dict[str, int]:
         # Of the state folder, which is local. A dead network mount would hold up whoever asks it.
         try:
-            usage = shutil.disk_usage(self._journal.path.parent)
+            space = space_at(self._journal.path.parent)
         except OSError:
             return {}
-        return {"disk_free_bytes": usage.free, "disk_total_bytes": usage.total}
+        return {"disk_free_bytes": space.free_bytes, "disk_total_bytes": space.total_bytes}
 
     def _queues(self) -> dict[str, Any]:
         try:

@@ -228,6 +228,22 @@ def test_a_port_that_is_taken_is_told_and_asked_for_again(clinic: Clinic, sample
     assert clinic.agent.terminate() == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk needs a tmpfs, and that needs root")
+def test_on_a_small_disk_the_reserve_is_a_share_of_it_as_for_the_folder(clinic: Clinic) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(clinic.agent.watch)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk needs a tmpfs, and this root may not mount one")
+    try:
+        clinic.start()
+        assert clinic.send(clinic.samples[0]).returncode == 0
+        until(clinic.results)
+        assert clinic.agent.terminate() == 0
+    finally:
+        if clinic.agent.running:
+            clinic.agent.kill()
+        subprocess.run(["umount", clinic.agent.watch], check=True)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network that comes later needs a namespace, and that needs root")
 def test_an_address_that_is_not_there_at_boot_is_told_and_asked_for_again(clinic: Clinic) -> None:
     address = f"bind = '192.0.2.7'\nport = {clinic.port}\n"
