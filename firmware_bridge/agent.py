@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import queue
 import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import cv2
 
+from firmware_bridge.agent_folders import default_state, watched_folder
 from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.apart import check_apart
 from firmware_bridge.audit import AuditLog, AuditSettings
@@ -35,6 +32,7 @@ from firmware_bridge.result import ModelRef
 from firmware_bridge.score import Scorer
 from firmware_bridge.settings import Settings
 from firmware_bridge.shipped import bundle_path
+from firmware_bridge.signals import passed_on
 from firmware_bridge.stages import Stages, assemble
 from firmware_bridge.suitability_settings import ExplainSettings, SuitabilitySettings
 from firmware_bridge.trust import TrustedKey, read_trusted_keys
@@ -63,15 +61,6 @@ class Summary:
 
     tally: Tally
     unsent: int
-
-
-def default_state(watch: Path) -> Path:
-    """Where the journal lies: systemd's STATE_DIRECTORY, else below the user's state folder, one for each `watch`."""
-    managed = os.environ.get("STATE_DIRECTORY", "")
-    if managed:
-        return Path(managed.split(":")[0])
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return base / "cxr-edge" / hashlib.sha256(os.fsencode(watch)).hexdigest()[:16]
 
 
 class Agent:
@@ -108,7 +97,7 @@ class Agent:
             ResourceError: the journal cannot be opened; with `once` also: the folder cannot be read, or the disk fills.
             BrokerError: with `once`: results are left unsent (they are in the journal).
         """
-        watch = self._watched_folder()
+        watch = watched_folder(self._options.watch)
         self._check_device_name()
         state = self._options.state or default_state(watch)
         check_apart(
@@ -128,21 +117,6 @@ class Agent:
             finally:
                 audit.close()
                 journal.close()
-
-    def _watched_folder(self) -> Path:
-        told = _required(self._options.watch, "watch")
-        try:
-            watch = told.resolve()
-        except (OSError, RuntimeError):  # links in a loop: which of the two depends on the version of Python
-            watch = told
-        if not watch.is_dir():
-            raise ConfigError(
-                f"the folder {told} cannot be watched",
-                expected="a folder",
-                came="a file" if watch.exists() else "nothing of that name",
-                do="make the folder, or mend --watch",
-            )
-        return watch
 
     def _trusted_keys(self) -> tuple[TrustedKey, ...] | None:
         if self._options.trusted_keys is None:
@@ -302,17 +276,6 @@ class Agent:
         )
 
 
-def _required(path: Path | None, key: str) -> Path:
-    if path is None:
-        raise ConfigError(
-            f"--{key} is missing",
-            expected=f"--{key}, CXR_EDGE_{key.upper()}, or {key} in the section [agent] of --config",
-            came="none of them",
-            do=f"add --{key}",
-        )
-    return path
-
-
 def run_agent(settings: Settings, *, once: bool = False) -> Summary:
     """Run an agent in the main thread. Raises what `Agent.run` raises.
 
@@ -321,26 +284,5 @@ def run_agent(settings: Settings, *, once: bool = False) -> Summary:
     agent = Agent(settings, once=once)
     # Each stage has a thread; a pool of OpenCV's own beside them spins between its small tasks, on the cores of others.
     cv2.setNumThreads(1)
-    # A handler runs between any two steps of this thread, perhaps while it holds the lock that `set` of an event wants:
-    # then nothing ever ends. Of this queue alone the documentation says that a handler may use it.
-    came: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        came.put(number)
-
-    def pass_on() -> None:
-        while number := came.get():
-            if number == signal.SIGHUP:
-                agent.reload()
-            else:
-                agent.stop()
-
-    threading.Thread(target=pass_on, name="signals", daemon=True).start()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
+    with passed_on({signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop, signal.SIGHUP: agent.reload}):
         return agent.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        came.put(0)

@@ -44,7 +44,7 @@ def folder_of(settings: Settings) -> Path:
     Raises:
         ConfigError: they name neither a state folder nor a watched one.
     """
-    from firmware_bridge.agent import default_state
+    from firmware_bridge.agent_folders import default_state
     from firmware_bridge.agent_settings import AgentSettings
 
     options = settings.section(AgentSettings)
