@@ -20,7 +20,8 @@ from firmware_bridge.deploy.layers import Entry, commit, dump_listing, hash_file
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.proving import prove
 from firmware_bridge.deploy.release import BUNDLE, BUNDLE_FILE, TRUSTED_KEYS, newest, read_release, write_release
-from firmware_bridge.errors import BundleError, CxrEdgeError, DeployError, DowngradeError
+from firmware_bridge.deploy.serve import translated
+from firmware_bridge.errors import BundleError, CxrEdgeError, DeployError, DowngradeError, RolledBack
 from firmware_bridge.files import write_atomically
 from firmware_bridge.trust import read_trusted_keys
 from firmware_bridge.update import READY, REFUSED, REPORT, ROLLED_BACK, RUNNING, dump_report
@@ -36,14 +37,14 @@ def update(layout: Layout, *, say: Say) -> None:
         OSError: not even the report can be written.
     """
     folder = layout.agent_state / "update"
-    bundle_id, error = "", None
-    state = RUNNING
+    bundle_id, state = "", RUNNING
+    error: CxrEdgeError | None = None
     try:
         bundle_id = _update(layout, folder / READY, say=say)
-    except CxrEdgeError as caught:
-        error, state = caught, REFUSED
-        if type(caught).__name__ == "RolledBack":
-            state = ROLLED_BACK
+    except (CxrEdgeError, OSError) as caught:
+        # A full disk is told as well: the agent does not ask for the same bundle twice.
+        error = caught if isinstance(caught, CxrEdgeError) else translated(caught)
+        state = ROLLED_BACK if isinstance(caught, RolledBack) else REFUSED
     finally:
         (folder / READY).unlink(missing_ok=True)
     report = dump_report(state, bundle=bundle_id, error=error)

@@ -198,7 +198,7 @@ class _Bounded(io.RawIOBase):
 
 
 def _told(error: Exception) -> dict[str, str]:
-    known = error if isinstance(error, CxrEdgeError) else _translated(error)
+    known = error if isinstance(error, CxrEdgeError) else translated(error)
     return {
         "kind": type(known).__name__,
         "what": known.what,
@@ -208,7 +208,8 @@ def _told(error: Exception) -> dict[str, str]:
     }
 
 
-def _translated(error: Exception) -> CxrEdgeError:
+def translated(error: Exception) -> CxrEdgeError:
+    """An error that is none of ours, as one that is."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
             "the device's disk is full",
