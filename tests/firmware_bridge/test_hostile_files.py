@@ -13,7 +13,7 @@ import pytest
 from firmware_bridge.audit import AuditLog
 from firmware_bridge.audit_line import FIRST_PREV, FOLDER, read_line
 from firmware_bridge.audit_verify import verify
-from firmware_bridge.beside import OVERLAY_SUFFIX, path_beside
+from firmware_bridge.beside import OVERLAY_SUFFIX, json_path, path_beside
 from firmware_bridge.claims import FOLDER as CLAIMED
 from firmware_bridge.claims import Claims, Lost
 from firmware_bridge.heatmaps import Heatmaps
@@ -118,6 +118,7 @@ def test_only_a_picture_is_sent_as_a_heat_map(tmp_path: Path, what: str) -> None
     assert maps.due(limit=9) == []
     overlay.unlink()
     overlay.write_bytes(secret.read_bytes())
+    json_path(tmp_path / "0.jpg").write_text(f'{{"id": "{0:064x}"}}')
     assert len(maps.due(limit=9)) == 1
     journal.close()
 
