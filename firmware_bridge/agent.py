@@ -14,6 +14,7 @@ import cv2
 
 from firmware_bridge.agent_folders import default_state, watched_folder
 from firmware_bridge.agent_settings import AgentSettings
+from firmware_bridge.allocator import use_one_arena
 from firmware_bridge.apart import check_apart
 from firmware_bridge.audit import AuditLog, AuditSettings
 from firmware_bridge.backends import open_scorer
@@ -282,6 +283,7 @@ def run_agent(settings: Settings, *, once: bool = False) -> Summary:
     SIGTERM and SIGINT stop it cleanly, SIGHUP has it read its config file again.
     """
     agent = Agent(settings, once=once)
+    use_one_arena()
     # Each stage has a thread; a pool of OpenCV's own beside them spins between its small tasks, on the cores of others.
     cv2.setNumThreads(1)
     with passed_on({signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop, signal.SIGHUP: agent.reload}):
