@@ -270,10 +270,10 @@ class Agent:
     def _unsent(self, unsent: int) -> BrokerError:
         facts = self._health.facts().get("mqtt", {})
         return BrokerError(
-            f"{unsent} results wait for the broker {facts.get('broker', '')}",
+            f"{unsent} result{'' if unsent == 1 else 's'} not taken by the broker {facts.get('broker', '')}",
             expected=f"an acknowledgement of each within {self._options.flush_s:g} s",
             came=facts.get("error") or "not all were acknowledged in time",
-            do="run again when the broker is back: nothing is lost, nothing is scored twice",
+            do="mend that, or wait until the broker is back, and run again: nothing is lost, nothing is scored twice",
         )
 
 

@@ -17,11 +17,14 @@ _TEMPORARY_PREFIX = ".cxr-"
 _MAX_NAME_BYTES = 255
 # What programs call a file that they have not finished.
 _UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
+# What Windows puts into folders by itself: on a share it would come back whenever it was moved to rejected/.
+_OF_WINDOWS = ("thumbs.db", "desktop.ini")
 
 
 def is_taken_name(name: str) -> bool:
-    """Whether a file of that name is ours to take: not hidden, not a result, not by custom a half-written file."""
-    return not name.startswith(".") and not name.lower().endswith((*OURS, *_UNFINISHED_SUFFIXES))
+    """Whether a file of that name is ours to take: not hidden, not a result, not by custom a half-written file, not of Windows."""
+    lower = name.lower()
+    return not name.startswith(".") and lower not in _OF_WINDOWS and not lower.endswith((*OURS, *_UNFINISHED_SUFFIXES))
 
 
 def is_taken_path(path: Path) -> bool:

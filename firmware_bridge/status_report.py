@@ -52,7 +52,7 @@ def _queue(journal: sqlite3.Connection) -> dict[str, int]:
 def as_text(found: dict[str, Any]) -> str:
     """The same for a person."""
     queue = found["queue"]
-    lines = [f"{found['notice']}", f"agent     {_state(found)}"]
+    lines = [f"{found['notice']}", f"agent     {_state(found)}", f"state     {found['state_folder']}"]
     if "device" in found:
         bundle = found["bundle"]
         lines.append(f"device    {found['device']}")
@@ -61,7 +61,7 @@ def as_text(found: dict[str, Any]) -> str:
         model = found["model"]
         lines.append(f"model     {model['file']}: {model['runtime']}, {model['delegate']}")
     waiting = f"{queue['waiting']} waiting, " if "waiting" in queue else ""
-    lines.append(f"queue     {waiting}{queue['to_score']} to score, {queue['unsent']} unsent")
+    lines.append(f"queue     {waiting}{queue['to_score']} to score, {_unsent(found)}")
     lines.append(f"results   {queue['results']}")
     lines.append(f"broker    {_broker(found)}")
     disk = found["disk"]
@@ -77,6 +77,13 @@ def _state(found: dict[str, Any]) -> str:
     if not found["running"]:
         return "not running"
     return f"running (process {found['pid']})" + ("" if found["works"] else ", but it does not work: see the problems")
+
+
+def _unsent(found: dict[str, Any]) -> str:
+    unsent = found["queue"]["unsent"]
+    # Without a broker every result counts as unsent for good: that is no backlog to worry about.
+    no_broker = found["running"] and not found.get("broker")
+    return f"{unsent} unsent" + (": no broker is set" if no_broker and unsent else "")
 
 
 def _broker(found: dict[str, Any]) -> str:

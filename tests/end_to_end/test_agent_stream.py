@@ -98,7 +98,7 @@ def test_a_single_run_without_a_broker_says_so_and_loses_nothing(
 ) -> None:
     id = xrays.put(agent.watch / "a.jpg", old=True)
     assert agent.run("--mqtt", mosquitto.url, "--flush", "1") == 9
-    assert "1 results wait for the broker" in agent.log.read_text()
+    assert "1 result not taken by the broker" in agent.log.read_text()
     mosquitto.start()
     listener = listen(mosquitto.port)
     assert agent.run("--mqtt", mosquitto.url) == 0

@@ -74,7 +74,10 @@ def test_status_of_a_running_agent(agent: Agent, xrays: Xrays, capfd: pytest.Cap
     assert {path: path.stat().st_mtime_ns for path in agent.state.rglob("*") if "journal" not in path.name} == before
     # The same by the agent's own options, as one would ask beside a running one.
     assert run(["agent", "--state", str(agent.state), "status"]) == 0
-    assert "running (process" in capfd.readouterr().out
+    told = capfd.readouterr().out
+    assert "running (process" in told
+    assert f"state     {agent.state}\n" in told
+    assert "1 unsent: no broker is set\n" in told
     assert agent.terminate() == 0
     assert run(["agent", "status", "--state", str(agent.state)]) == STOPPED
 

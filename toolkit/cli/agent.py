@@ -105,5 +105,5 @@ def command(ctx: click.Context, /, *, config: Path | None, once: bool, quiet: bo
     tally = summary.tally
     click.echo(
         f"{tally.scored} scored ({tally.by_decision['positive']} positive), {tally.refused} refused, "
-        f"{tally.known} known before, {summary.unsent} unsent. {NOTICE}"
+        f"{tally.known} repeated, {summary.unsent} unsent. {NOTICE}"
     )
