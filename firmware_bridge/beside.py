@@ -22,7 +22,7 @@ _OF_WINDOWS = ("thumbs.db", "desktop.ini")
 
 
 def is_taken_name(name: str) -> bool:
-    """Whether a file of that name is ours to take: not hidden, not a result, not by custom a half-written file, not of Windows."""
+    """Whether a file of that name is ours to take: not hidden, a result, half-written by custom, or of Windows."""
     lower = name.lower()
     return not name.startswith(".") and lower not in _OF_WINDOWS and not lower.endswith((*OURS, *_UNFINISHED_SUFFIXES))
 

@@ -19,7 +19,9 @@ def test_names_that_are_taken(name: str) -> None:
     assert is_taken_name(name)
 
 
-@pytest.mark.parametrize("name", [".a.jpg", "a.jpg.cxr.json", "a.part", "a.jpg.CRDOWNLOAD", "a~", "a.tmp", "Thumbs.db", "desktop.ini"])
+@pytest.mark.parametrize(
+    "name", [".a.jpg", "a.jpg.cxr.json", "a.part", "a.jpg.CRDOWNLOAD", "a~", "a.tmp", "Thumbs.db", "desktop.ini"]
+)
 def test_names_that_are_not(name: str) -> None:
     assert not is_taken_name(name)
     assert not is_taken_path(Path("sub") / name)
