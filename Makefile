@@ -10,7 +10,7 @@ PACKAGES := toolkit calibration firmware_bridge
 # Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
 PYTEST_WORKERS ?= 2
 
-.PHONY: help setup check format test test-device-env test-devices test-devices-all soak demo benchmark constraints constraints-upgrade clean
+.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak demo benchmark constraints constraints-upgrade clean
 
 help:
 	@echo "make demo              train, compress, bundle and run the agent on the sample X-rays"
@@ -20,7 +20,8 @@ help:
 	@echo "make soak              200 kills, 50,000 X-rays, 100,000 files waiting, 20,000 damaged inputs: over an hour"
 	@echo "make setup             the environment in $(VENV); PYTHON=python3.12 picks the interpreter"
 	@echo "make test-device-env   the device part in environments of its own, without TensorFlow"
-	@echo "make test-devices      on emulated devices (root; docs/testing-devices.md); test-devices-all takes longer"
+	@echo "make test-devices      on emulated devices (root; docs/testing-devices.md); test-devices-all takes longer,"
+	@echo "                       test-devices-boot boots a whole emulated ARM (minutes)"
 	@echo "make constraints       pins again what is missing; constraints-upgrade takes the newest of everything"
 
 setup: $(STAMP)
@@ -70,7 +71,10 @@ test-devices: $(STAMP)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'devices and not devices_all' tests/devices
 
 test-devices-all: $(STAMP)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m devices tests/devices
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'devices and not devices_boot' tests/devices
+
+test-devices-boot: $(STAMP)
+	$(BIN)/python -m pytest -n0 -s -m devices_boot tests/devices
 
 # Each has a short form in `make test`: the agent's grow by these variables, all others are marked.
 SOAK := CXR_EDGE_SOAK_KILLS=200 CXR_EDGE_SOAK_XRAYS=50000 CXR_EDGE_SOAK_AT_ONCE=1000 CXR_EDGE_SOAK_BACKLOG=100000 \

@@ -21,6 +21,12 @@ PROGRAMS = {
     "ssh-keygen": "openssh-client",
 }
 FOREIGN_PROGRAMS = {"qemu-aarch64-static": "qemu-user-static", "arch-test": "arch-test"}
+BOOT_PROGRAMS = {
+    "qemu-system-aarch64": "qemu-system-arm",
+    "mkfs.ext4": "e2fsprogs",
+    "depmod": "kmod",
+    "cpio": "cpio",
+}
 # The mounts that every device needs.
 _TRY = """
 mount -t tmpfs none /mnt
@@ -40,6 +46,12 @@ def missing() -> str:
 def missing_for_arm64() -> str:
     """Why no aarch64 device can be started here; empty: it can."""
     return missing() or _first_reason(FOREIGN_PROGRAMS) or _no_binfmt()
+
+
+@cache
+def missing_for_boot() -> str:
+    """Why no whole aarch64 machine can be booted here; empty: it can."""
+    return missing_for_arm64() or _first_reason(BOOT_PROGRAMS)
 
 
 def _first_reason(programs: dict[str, str]) -> str:

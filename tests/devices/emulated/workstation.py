@@ -13,6 +13,7 @@ from typing import Any
 
 from emulated.agent import until
 from emulated.host import Host
+from emulated.machine import Machine
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.deploy.layout import SERVICE
 from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
@@ -82,16 +83,23 @@ class Workstation:
         build_bundle(path, golden=golden, **parts)
         return sign_bundle(path, read_key(self._folder / f"{key}.key", passphrase=None)) if key else path
 
-    def command(self, *words: str, hosts: Sequence[Host], **over: Any) -> list[str]:
+    def signed(self, bundle: Path) -> Path:
+        """A bundle made elsewhere, signed by the key that devices trust."""
+        return sign_bundle(bundle, read_key(self._folder / "own.key", passphrase=None))
+
+    def command(self, *words: str, hosts: Sequence[Host | Machine], **over: Any) -> list[str]:
         """The command line of `cxr-edge WORDS` for `hosts`.
 
         Args:
             words: subcommand and options.
             hosts: devices.
-            over: `key`, `known_hosts`, `user`, `address`, `port` instead of the host's own.
+            over: `key`, `known_hosts`, `user`, `address`, `port` instead of the host's own, or an `inventory`;
+                `limit_s`, how long it may take.
         """
         known = self._folder / f"known-{secrets.token_hex(4)}"
         known.write_text("".join(host.known_hosts.read_text() for host in hosts))
+        if "inventory" in over:
+            return [*self._python(), *words, "--inventory", str(over["inventory"]), "--known-hosts", str(known)]
         if len({host.key for host in hosts}) > 1:
             return [*self._python(), *words, "--inventory", str(self.inventory(hosts)), "--known-hosts", str(known)]
         line = [*self._python(), *words, "--known-hosts", str(over.get("known_hosts", known))]
@@ -104,7 +112,7 @@ class Workstation:
     def _python(self) -> list[str]:
         return [sys.executable, "-m", "toolkit.cli.main"]
 
-    def inventory(self, hosts: Sequence[Host]) -> Path:
+    def inventory(self, hosts: Sequence[Host | Machine]) -> Path:
         """An inventory file: every host has a key of its own."""
         file = self._folder / f"inventory-{secrets.token_hex(4)}.toml"
         tables = [
@@ -114,7 +122,7 @@ class Workstation:
         file.write_text("\n".join(tables))
         return file
 
-    def start(self, *words: str, hosts: Sequence[Host], **over: Any) -> subprocess.Popen[str]:
+    def start(self, *words: str, hosts: Sequence[Host | Machine], **over: Any) -> subprocess.Popen[str]:
         """Start the command, and leave it running."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CXR_EDGE_")}
         process = subprocess.Popen(
@@ -136,12 +144,12 @@ class Workstation:
                 process.kill()
         self._started.clear()
 
-    def run(self, *words: str, hosts: Sequence[Host], **over: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, hosts: Sequence[Host | Machine], **over: Any) -> subprocess.CompletedProcess[str]:
         """The command to its end."""
         with self.start(*words, hosts=hosts, **over) as process:
-            return finish(process)
+            return finish(process, limit_s=over.get("limit_s", _LIMIT_S))
 
-    def deploy(self, bundle: Path, *options: str, hosts: Sequence[Host], **over: Any) -> Deployment:
+    def deploy(self, bundle: Path, *options: str, hosts: Sequence[Host | Machine], **over: Any) -> Deployment:
         """`cxr-edge deploy`, to its end."""
         return Deployment(self.run(*self.deploy_words(bundle, *options), hosts=hosts, **over))
 
@@ -150,14 +158,14 @@ class Workstation:
         return ["deploy", str(bundle), "--trusted-keys", str(self.trusted), "--json", "--watch", "1", *options]
 
 
-def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+def finish(process: subprocess.Popen[str], *, limit_s: float = _LIMIT_S) -> subprocess.CompletedProcess[str]:
     """Wait for a command; what it printed."""
     try:
-        out, err = process.communicate(timeout=_LIMIT_S)
+        out, err = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
-        raise AssertionError(f"no end within {_LIMIT_S:g} s:\n{out}\n{err}") from None
+        raise AssertionError(f"no end within {limit_s:g} s:\n{out}\n{err}") from None
     assert "Traceback" not in err, err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

@@ -1,0 +1,94 @@
+"""A whole emulated 64-bit ARM with a kernel of its own: what only a real boot shows. `make test-devices-boot`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emulated import needs
+from emulated.machine import Machine
+from emulated.workstation import WATCH, Workstation
+
+from firmware_bridge.bundle import open_bundle
+from firmware_bridge.shipped import shipped_bundle
+
+pytestmark = [pytest.mark.devices_boot, pytest.mark.devices_all]
+# Where systemd closes the network but for these, the agent reaches nothing else: here, not even itself.
+INVENTORY = """
+[hosts.pi]
+address = "{address}"
+port = {port}
+user = "{user}"
+key = "{key}"
+only_addresses = ["10.0.2.2"]
+"""
+LIMIT_S = 1800.0  # every instruction of it is emulated
+CONNECT = "import socket; socket.create_connection(('{address}', 22), 5)"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """An emulated machine that answers."""
+    if needs.missing_for_boot():
+        pytest.skip(needs.missing_for_boot())
+    machine = Machine(tmp_path / "machine", name="pi")
+    try:
+        sys.stderr.write(f"\nboot to sshd: {machine.wait():.0f} s; load {load()}\n")
+        yield machine
+    finally:
+        machine.close()
+
+
+def load() -> str:
+    return Path("/proc/loadavg").read_text().split()[0]
+
+
+def test_the_shipped_bundle_on_a_machine_with_a_kernel_of_its_own(
+    machine: Machine, workstation: Workstation, xray: Path, tmp_path: Path
+) -> None:
+    bundle = workstation.signed(Path(shutil.copy(shipped_bundle(), tmp_path)))
+    inventory = tmp_path / "inventory.toml"
+    inventory.write_text(
+        INVENTORY.format(address=machine.address, port=machine.port, user=machine.user, key=machine.key)
+    )
+    start_s = time.monotonic()
+    options = {"hosts": [machine], "inventory": inventory, "limit_s": LIMIT_S}
+    done = workstation.deploy(bundle, "--target", "linux-aarch64", **options).succeeded()
+    sys.stderr.write(f"first deployment: {time.monotonic() - start_s:.0f} s; load {load()}\n")
+    assert done.states == ["running"]
+    record = score(machine, xray)
+    sys.stderr.write(f"one X-ray: {record['timings_ms']} ms\n")
+    with open_bundle(bundle) as opened:
+        here = opened.scorer(record["model"]["precision"], threads=1).score(xray.read_bytes())
+    assert record["probability"] == pytest.approx(here.probability, abs=0.02)
+    # Enforced, not only set: the kernel here has the control groups that a container lacks.
+    shown = machine.ssh("systemctl show cxr-edge -p MemoryCurrent --value").stdout
+    assert 0 < int(shown) < 700 * 2**20
+    assert connects(machine, "127.0.0.1", confined=False)
+    assert not connects(machine, "127.0.0.1", confined=True)
+    again = workstation.deploy(bundle, "--target", "linux-aarch64", **options)
+    assert again.succeeded().states == ["nothing changed"]
+
+
+def connects(machine: Machine, address: str, *, confined: bool) -> bool:
+    """Whether a process there gets through to its sshd, free or in the service's control group."""
+    join = "echo $$ > /sys/fs/cgroup/system.slice/cxr-edge.service/cgroup.procs && " if confined else ""
+    command = f'sudo sh -c "{join}exec python3 -c \\"{CONNECT.format(address=address)}\\""'
+    return machine.ssh(command, check=False).returncode == 0
+
+
+def score(machine: Machine, image: Path) -> dict[str, object]:
+    """The record of an X-ray that was put into the watched folder there."""
+    there, beside = f"{WATCH}/xray.jpg", f"{WATCH}/xray.jpg.cxr.json"
+    machine.ssh(
+        f"sudo install -m 664 -g cxr-edge /dev/stdin {WATCH}/.part && sudo mv {WATCH}/.part {there}",
+        stdin=image.read_bytes(),
+    )
+    machine.ssh(f"for n in $(seq 240); do sudo test -e {beside} && exit 0; sleep 0.5; done; exit 1")
+    found: dict[str, object] = json.loads(machine.ssh(f"sudo cat {beside}").stdout)
+    return found
