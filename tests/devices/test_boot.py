@@ -18,17 +18,14 @@ from firmware_bridge.bundle import open_bundle
 from firmware_bridge.shipped import shipped_bundle
 
 pytestmark = [pytest.mark.devices_boot, pytest.mark.devices_all]
-# Where systemd closes the network but for these, the agent reaches nothing else: here, not even itself.
 INVENTORY = """
 [hosts.pi]
 address = "{address}"
 port = {port}
 user = "{user}"
 key = "{key}"
-only_addresses = ["10.0.2.2"]
 """
 LIMIT_S = 1800.0  # every instruction of it is emulated
-CONNECT = "import socket; socket.create_connection(('{address}', 22), 5)"
 
 
 @pytest.fixture
@@ -66,20 +63,12 @@ def test_the_shipped_bundle_on_a_machine_with_a_kernel_of_its_own(
     with open_bundle(bundle) as opened:
         here = opened.scorer(record["model"]["precision"], threads=1).score(xray.read_bytes())
     assert record["probability"] == pytest.approx(here.probability, abs=0.02)
-    # Enforced, not only set: the kernel here has the control groups that a container lacks.
+    # The kernel here has the control groups that a container lacks.
     shown = machine.ssh("systemctl show cxr-edge -p MemoryCurrent --value").stdout
     assert 0 < int(shown) < 700 * 2**20
-    assert connects(machine, "127.0.0.1", confined=False)
-    assert not connects(machine, "127.0.0.1", confined=True)
+
     again = workstation.deploy(bundle, "--target", "linux-aarch64", **options)
     assert again.succeeded().states == ["nothing changed"]
-
-
-def connects(machine: Machine, address: str, *, confined: bool) -> bool:
-    """Whether a process there gets through to its sshd, free or in the service's control group."""
-    join = "echo $$ > /sys/fs/cgroup/system.slice/cxr-edge.service/cgroup.procs && " if confined else ""
-    command = f'sudo sh -c "{join}exec python3 -c \\"{CONNECT.format(address=address)}\\""'
-    return machine.ssh(command, check=False).returncode == 0
 
 
 def score(machine: Machine, image: Path) -> dict[str, object]:
