@@ -54,10 +54,10 @@ def build(
 @click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 def add_onnx(bundle: Path, out: Path | None, key: Path | None, passphrase_file: Path | None) -> None:
-    """Put the ONNX form of each model of BUNDLE into it, for devices with TensorRT or ONNX Runtime.
+    """Add the ONNX form of each model to BUNDLE.
 
-    Made from its TFLite files; it must give their results for the golden X-rays. The new bundle is another one: it has
-    a new id, and no signature but that of --key.
+    For devices with TensorRT or ONNX Runtime. Made from its TFLite files, whose results it must give for the golden X-rays.
+    The new bundle is another one: it has a new id, and no signature but that of --key.
     """
     from toolkit.bundle import sign_bundle
     from toolkit.bundle_onnx import add_onnx as add
