@@ -56,8 +56,8 @@ def build(
 def add_onnx(bundle: Path, out: Path | None, key: Path | None, passphrase_file: Path | None) -> None:
     """Add the ONNX form of each model to BUNDLE.
 
-    For devices with TensorRT or ONNX Runtime. Made from its TFLite files, whose results it must give for the golden X-rays.
-    The new bundle is another one: it has a new id, and no signature but that of --key.
+    For devices with TensorRT or ONNX Runtime. Made from its TFLite files, whose results it must give for the golden
+    X-rays. The new bundle is another one: it has a new id, and no signature but that of --key.
     """
     from toolkit.bundle import sign_bundle
     from toolkit.bundle_onnx import add_onnx as add
