@@ -96,20 +96,11 @@ def _user() -> list[str]:
     except KeyError:
         pass
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/var/lib/cxr-edge"]
-    made = subprocess.run(
+    _make(
         [*command, "--shell", "/usr/sbin/nologin", USER],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        what=f"user {USER}",
+        do=f"make a system user {USER} with a group of its own by hand, then deploy again",
     )
-    if made.returncode:
-        raise DeployError(
-            f"the user {USER} cannot be made",
-            expected="useradd to make it",
-            came=made.stderr.strip() or f"exit code {made.returncode}",
-            do=f"make a system user {USER} with a group of its own by hand, then deploy again",
-        )
     return [f"user {USER}"]
 
 
@@ -124,21 +115,34 @@ def make_groups(unit: str) -> list[str]:
     wanted = [name for words in re.findall(r"^SupplementaryGroups=(.+)$", unit, re.MULTILINE) for name in words.split()]
     lacking = [name for name in wanted if not _is_group(name)]
     for name in lacking:
-        made = subprocess.run(
+        _make(
             ["groupadd", "--system", "--force", name],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            what=f"group {name}",
+            do=f"make a system group {name} by hand, then deploy again",
         )
-        if made.returncode:
-            raise DeployError(
-                f"the group {name} cannot be made",
-                expected="groupadd to make it",
-                came=made.stderr.strip() or f"exit code {made.returncode}",
-                do=f"make a system group {name} by hand, then deploy again",
-            )
     return lacking
+
+
+def _make(command: list[str], *, what: str, do: str) -> None:
+    """Run one of the system's tools that make accounts.
+
+    Raises:
+        DeployError: it failed.
+    """
+    made = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+    )
+    if made.returncode:
+        raise DeployError(
+            f"the {what} cannot be made",
+            expected=f"{command[0]} to make it",
+            came=made.stderr.strip() or f"exit code {made.returncode}",
+            do=do,
+        )
 
 
 def _is_group(name: str) -> bool:
