@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ port = {port}
 user = "{user}"
 key = "{key}"
 """
+QEMU_HOST = "10.0.2.2"  # this machine's loopback, as a guest of QEMU's user network sees it
 LIMIT_S = 1800.0  # every instruction of it is emulated
 
 
@@ -67,8 +69,32 @@ def test_the_shipped_bundle_on_a_machine_with_a_kernel_of_its_own(
     shown = machine.ssh("systemctl show cxr-edge -p MemoryCurrent --value").stdout
     assert 0 < int(shown) < 700 * 2**20
 
+    start_s = time.monotonic()
     again = workstation.deploy(bundle, "--target", "linux-aarch64", **options)
+    sys.stderr.write(f"nothing changed: {time.monotonic() - start_s:.0f} s; load {load()}\n")
     assert again.succeeded().states == ["nothing changed"]
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert reaches(machine, port)
+        with inventory.open("a") as file:
+            file.write('only_addresses = ["192.0.2.7"]\n')
+        closed = workstation.deploy(bundle, "--target", "linux-aarch64", **options)
+        assert closed.succeeded().states == ["running"]
+        assert not reaches(machine, port), "the kernel lets the service speak with an address that it was denied"
+
+
+def reaches(machine: Machine, port: int) -> bool:
+    """Whether a process in the service's control group there reaches `port` of this machine's loopback."""
+    script = f"""
+    group=/sys/fs/cgroup$(systemctl show cxr-edge -p ControlGroup --value)
+    echo $$ > $group/cgroup.procs || exit 3
+    exec python3 -c 'import socket; socket.create_connection(("{QEMU_HOST}", {port}), timeout=60)'
+    """
+    done = machine.ssh("sudo sh -s", check=False, stdin=script.encode())
+    sys.stderr.write(done.stderr.decode()[-200:])
+    assert done.returncode in (0, 1)
+    return done.returncode == 0
 
 
 def score(machine: Machine, image: Path) -> dict[str, object]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from emulated.host import Host
+from emulated.host import CPU_QUOTA, Host
 from emulated.workstation import Deployment, Workstation, require_runs
 
 MakeHost = Callable[..., Host]
@@ -49,18 +49,22 @@ def _used_s(hosts: Sequence[Host]) -> float:
 
 
 @pytest.mark.devices_all
+@pytest.mark.parametrize("cores", [None, 0.08], ids=["sharing", "processors-of-their-own"])
 def test_twenty_devices_at_once(
-    make_host: MakeHost, workstation: Workstation, old: Path, new: Path, xray: Path
+    make_host: MakeHost, workstation: Workstation, old: Path, new: Path, xray: Path, cores: float | None
 ) -> None:
+    """`cores`: with twenty small shares of a core each is as slow among many as alone, as real devices are."""
+    if cores and not CPU_QUOTA.exists():
+        pytest.skip(f"needs {CPU_QUOTA}: version 1 of the processor's control groups")
     measured = Measured(workstation)
-    alone = make_host(name="alone")
+    alone = make_host(name="alone", cores=cores)
     workstation.deploy(old, "--dry-run", hosts=[alone])  # packages are fetched and packed once for all of them
     one = {
         "first": measured("first", old, [alone]),
         "unchanged": measured("unchanged", old, [alone]),
         "another model": measured("another model", new, [alone]),
     }
-    hosts = [make_host(name=f"ward-{n}", wait=False) for n in range(1, DEVICES + 1)]
+    hosts = [make_host(name=f"ward-{n}", wait=False, cores=cores) for n in range(1, DEVICES + 1)]
     for host in hosts:
         host.wait()
     for what, bundle, state in (

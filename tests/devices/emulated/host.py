@@ -17,11 +17,13 @@ from emulated.namespace import DIE_WITH_US, Room, children
 from emulated.network import Cable
 from emulated.rootfs import USER, Release, rootfs
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu")
 PASSWORD = "correct horse"
 PORT = 22
 # An emulated processor needs several times as long as the machine's own.
 _BOOT_S = {False: 60.0, True: 240.0}
 _STOP_S = 60.0
+_PERIOD_US = 100_000
 _SUDO = {
     "nopasswd": f"{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n",
     "password": f"{USER} ALL=(ALL:ALL) ALL\n",
@@ -54,9 +56,11 @@ class Host:
         disk: str = "2g",
         sudo: str = "nopasswd",
         layers: Sequence[Path] = (),
+        cores: float | None = None,
     ) -> None:
         folder.mkdir(parents=True)
         self.name, self.release = name, release
+        self._cores = cores  # a quota, where this machine has version 1 of the controller (CPU_QUOTA)
         self.user, self.password = USER, PASSWORD
         self._folder = folder
         # Unique on this machine: other tests may run hosts of the same name.
@@ -64,6 +68,7 @@ class Host:
         self._room = Room(lower, name=f"{name}-{secrets.token_hex(4)}", disk=disk, release=release)
         self._nspawn: subprocess.Popen[bytes] | None = None
         try:
+            self._quota = CPU_QUOTA / self._room.cgroup.name
             self.cable = Cable(self._room.pid)
             self.address, self.gateway = self.cable.there, self.cable.here
             self.root = self._room.root
@@ -115,6 +120,15 @@ class Host:
         (ssh / "ssh_host_ed25519_key.pub").write_text(public)
         self.known_hosts.write_text(f"{self.address} {public}")
 
+    def _held(self) -> list[str]:
+        """What holds the device to its share of a core."""
+        if self._cores is None:
+            return []
+        self._quota.mkdir(exist_ok=True)
+        (self._quota / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        (self._quota / "cpu.cfs_quota_us").write_text(str(round(self._cores * _PERIOD_US)))
+        return ["sh", "-c", f'echo $$ > {self._quota}/cgroup.procs; exec "$@"', "held"]
+
     def boot(self, *, wait: bool = True) -> None:
         """Switch it on."""
         assert self._nspawn is None, f"{self.name} runs already"
@@ -128,7 +142,7 @@ class Host:
         )
         with (self._folder / "console.log").open("ab") as console:
             self._nspawn = subprocess.Popen(
-                [*DIE_WITH_US, *self._room.enter("sh", "-ec", start)],
+                [*DIE_WITH_US, *self._held(), *self._room.enter("sh", "-ec", start)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -261,6 +275,8 @@ class Host:
         if hasattr(self, "cable"):
             self.cable.remove()
         self._room.close()
+        if self._cores is not None and self._quota.exists():
+            self._quota.rmdir()
 
 
 def make_key(file: Path) -> Path:
