@@ -55,6 +55,10 @@ class CxrEdgeError(Exception):
     def __str__(self) -> str:
         return f"{self.what}\n  expected: {self.expected}\n  came:     {self.came}\n  do:       {self.do}"
 
+    def told(self) -> dict[str, str]:
+        """Its four parts by their names, for JSON."""
+        return {"what": self.what, "expected": self.expected, "came": self.came, "do": self.do}
+
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process pools by pickle, which would call __init__ without its keywords.
         return (_rebuild, (type(self), self.what, self.expected, self.came, self.do))

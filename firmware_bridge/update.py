@@ -69,8 +69,6 @@ def parse_desired(raw: bytes) -> Desired:
 
 def dump_report(state: str, *, bundle: str, error: CxrEdgeError | None = None) -> bytes:
     """What a device says of an update."""
-    told = None
-    if error is not None:
-        told = {"what": error.what, "expected": error.expected, "came": error.came, "do": error.do}
+    told = None if error is None else error.told()
     content = {"schema": SCHEMA, "time": utc_now(), "state": state, "bundle": bundle, "error": told}
     return json.dumps(content, ensure_ascii=False).encode()

@@ -267,7 +267,7 @@ def _roll_back(layout: Layout, id: str, previous: str | None, error: Exception) 
 
 def _told(error: Exception) -> dict[str, str]:
     if isinstance(error, CxrEdgeError):
-        return {"what": error.what, "expected": error.expected, "came": error.came, "do": error.do}
+        return error.told()
     return {
         "what": "the switch failed",
         "expected": "the new release to start",

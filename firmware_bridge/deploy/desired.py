@@ -12,16 +12,22 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from firmware_bridge.bundle import MAX_BUNDLE_BYTES, open_bundle
 from firmware_bridge.deploy.activate import order, settle, settled_and_locked
 from firmware_bridge.deploy.layers import Entry, commit, dump_listing, hash_file, layer_hash, place, prepare
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.proving import prove
-from firmware_bridge.deploy.release import BUNDLE, BUNDLE_FILE, TRUSTED_KEYS, newest, read_release, write_release
+from firmware_bridge.deploy.release import (
+    BUNDLE,
+    BUNDLE_FILE,
+    TRUSTED_KEYS,
+    forbid_downgrade,
+    read_release,
+    write_release,
+)
 from firmware_bridge.deploy.serve import translated
-from firmware_bridge.errors import BundleError, CxrEdgeError, DeployError, DowngradeError, RolledBack
+from firmware_bridge.errors import BundleError, CxrEdgeError, DeployError, RolledBack
 from firmware_bridge.files import write_atomically
 from firmware_bridge.trust import read_trusted_keys
 from firmware_bridge.update import READY, REFUSED, REPORT, ROLLED_BACK, RUNNING, dump_report
@@ -67,7 +73,7 @@ def _update(layout: Layout, ready: Path, *, say: Say) -> str:
         listing, file = _adopt(layout, ready)
         with open_bundle(file, trusted=read_trusted_keys(layout.release(id) / TRUSTED_KEYS)) as bundle:
             ref = {"name": bundle.manifest.name, "id": bundle.id, "created": bundle.manifest.created}
-        _forbid_downgrade(layout, ref)
+        forbid_downgrade(layout, ref, do="name a newer one; to go back: `cxr-edge rollback`")
         wanted = replace(description, layers={**description.layers, BUNDLE: layer_hash(listing)}, bundle=ref)
         if wanted.id == id:
             return ref["id"]
@@ -104,14 +110,3 @@ def _adopt(layout: Layout, ready: Path) -> tuple[dict[str, Entry], Path]:
     finally:
         copy.unlink(missing_ok=True)
     return listing, layout.layer(hash) / name
-
-
-def _forbid_downgrade(layout: Layout, ref: dict[str, Any]) -> None:
-    seen = newest(layout, ref["name"])
-    if seen > ref["created"]:
-        raise DowngradeError(
-            f"bundle '{ref['name']}' is older than what ran here",
-            expected=f"one made {seen} or later",
-            came=f"made {ref['created']}",
-            do="name a newer one; to go back: `cxr-edge rollback`",
-        )

@@ -29,12 +29,12 @@ from firmware_bridge.deploy.release import (
     SITE,
     TRUSTED_KEYS,
     Description,
-    newest,
+    forbid_downgrade,
     parse_description,
     write_release,
 )
 from firmware_bridge.deploy.systemd import state_of
-from firmware_bridge.errors import DeployError, DowngradeError, PreflightError, SignatureError
+from firmware_bridge.errors import DeployError, PreflightError, SignatureError
 from firmware_bridge.signing import FOLDER_CONTEXT, parse_signatures, require_signature
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys, read_trusted_keys
 
@@ -151,7 +151,9 @@ def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
     folder = open_folder(path)
     description = folder.description
     _check_needs(folder)
-    _forbid_downgrade(layout, description, allowed=allow_downgrade)
+    if not allow_downgrade:
+        hint = "install the newer one, or say --allow-downgrade if that is what you want"
+        forbid_downgrade(layout, description.bundle, do=hint)
     with settled_and_locked(layout, wait_s=_LOCK_WAIT_S):
         running = layout.current / TRUSTED_KEYS
         if running.is_file():
@@ -259,18 +261,6 @@ def _check_needs(folder: Folder) -> None:
             expected=f"a device for target {folder.description.target}",
             came="; ".join(against),
             do="write a folder for this kind of device: `cxr-edge deploy --to-usb DIR --target ...`",
-        )
-
-
-def _forbid_downgrade(layout: Layout, description: Description, *, allowed: bool) -> None:
-    name, created = description.bundle["name"], description.bundle["created"]
-    seen = newest(layout, name)
-    if seen > created and not allowed:
-        raise DowngradeError(
-            f"bundle '{name}' is older than what ran here",
-            expected=f"one made {seen} or later",
-            came=f"made {created}",
-            do="install the newer one, or say --allow-downgrade if that is what you want",
         )
 
 

@@ -107,8 +107,7 @@ def main(arguments: list[str]) -> int:
         folder = Path(threads.pop().partition("=")[2]) if threads[-1].startswith(ENGINES) else None
         answer = prove(Path(bundle), Path(keys), [int(one) for one in threads], engines=folder)
     except CxrEdgeError as error:
-        failure = {"what": error.what, "expected": error.expected, "came": error.came, "do": error.do}
-        sys.stdout.write(json.dumps({"error": failure}) + "\n")
+        sys.stdout.write(json.dumps({"error": error.told()}) + "\n")
         return error.exit_code
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0

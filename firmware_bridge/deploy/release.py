@@ -14,7 +14,7 @@ from typing import Any
 
 from firmware_bridge.deploy.layers import remove_layers
 from firmware_bridge.deploy.layout import Layout, is_id
-from firmware_bridge.errors import DeployError
+from firmware_bridge.errors import DeployError, DowngradeError
 from firmware_bridge.files import sync_folder, write_atomically
 
 SCHEMA = 1
@@ -226,6 +226,22 @@ def newest(layout: Layout, name: str) -> str:
     """When the newest bundle of that name that ever ran here was created; empty where none did."""
     created = read_json(layout.state).get("newest", {}).get(name, "")
     return created if isinstance(created, str) else ""
+
+
+def forbid_downgrade(layout: Layout, bundle: Mapping[str, Any], *, do: str) -> None:
+    """Refuse a bundle ("name", "created") that is older than the newest of its name that ever ran here.
+
+    Raises:
+        DowngradeError: it is; `do` says what the user can do.
+    """
+    name, created = bundle["name"], bundle["created"]
+    if (seen := newest(layout, name)) > created:
+        raise DowngradeError(
+            f"bundle '{name}' is older than what ran here",
+            expected=f"one made {seen} or later",
+            came=f"made {created}",
+            do=do,
+        )
 
 
 def remember(layout: Layout, description: Description) -> None:

@@ -199,13 +199,7 @@ class _Bounded(io.RawIOBase):
 
 def _told(error: Exception) -> dict[str, str]:
     known = error if isinstance(error, CxrEdgeError) else translated(error)
-    return {
-        "kind": type(known).__name__,
-        "what": known.what,
-        "expected": known.expected,
-        "came": known.came,
-        "do": known.do,
-    }
+    return {"kind": type(known).__name__, **known.told()}
 
 
 def translated(error: Exception) -> CxrEdgeError:

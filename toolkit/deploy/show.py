@@ -132,8 +132,7 @@ def _row(one: Ended[Report]) -> dict[str, Any]:
 
 def error_json(error: Any) -> dict[str, str]:
     """An error of our tree."""
-    fields = {"what": error.what, "expected": error.expected, "came": error.came, "do": error.do}
-    return {"kind": type(error).__name__, **fields}
+    return {"kind": type(error).__name__, **error.told()}
 
 
 def is_well(status: Any) -> bool:
