@@ -9,6 +9,34 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "cxr_edge_"
 # Prometheus wants base units in the names.
 _UNITS = {"_ms": ("_seconds", 1e-3), "_s": ("_seconds", 1.0), "_c": ("_celsius", 1.0)}
+_LATEST = "of the latest results"
+_FIRMWARE = "as the Raspberry Pi's firmware says: 1 yes, 0 no."
+# What each value of `telemetry.Telemetry.sample` means.
+_TEXTS = {
+    "uptime_s": "Since the agent started.",
+    "waiting_files": "Files in the watched folder that are not scored yet.",
+    "temperature_c": "Of the hottest thermal zone.",
+    "load_1min": "Load average of the last minute (man 5 proc).",
+    "under_voltage": f"The supply voltage is too low now, {_FIRMWARE}",
+    "frequency_capped": f"The processor is held to a lower clock now, {_FIRMWARE}",
+    "throttled": f"The processor is throttled now, {_FIRMWARE}",
+    "soft_temperature_limit": f"The soft temperature limit holds now, {_FIRMWARE}",
+    "under_voltage_since_boot": f"The supply voltage was too low since the start, {_FIRMWARE}",
+    "frequency_capped_since_boot": f"The processor was held to a lower clock since the start, {_FIRMWARE}",
+    "throttled_since_boot": f"The processor was throttled since the start, {_FIRMWARE}",
+    "soft_temperature_limit_since_boot": f"The soft temperature limit held since the start, {_FIRMWARE}",
+    "memory_used_bytes": "Resident memory of the agent.",
+    "memory_available_bytes": "Memory of the machine that programs can still have.",
+    "memory_total_bytes": "Memory of the machine.",
+    "disk_free_bytes": "Free on the disk of the state folder.",
+    "disk_total_bytes": "Size of the disk of the state folder.",
+    "unsent_results": "Results that no broker has taken yet.",
+    "results": "Results in the journal.",
+    "decode_p50_ms": f"Decoding an X-ray, median {_LATEST}.",
+    "decode_p95_ms": f"Decoding an X-ray, 95th percentile {_LATEST}.",
+    "infer_p50_ms": f"Inference, median {_LATEST}.",
+    "infer_p95_ms": f"Inference, 95th percentile {_LATEST}.",
+}
 
 
 def exposition(snapshot: Mapping[str, Any], telemetry: Mapping[str, Any]) -> str:
@@ -38,15 +66,15 @@ def _lines(snapshot: Mapping[str, Any], telemetry: Mapping[str, Any]) -> Iterato
         yield from _metric("audit_lines", "gauge", "Lines of the audit log.", [({}, snapshot["audit"]["lines"])])
     for name, value in telemetry.items():
         if isinstance(value, (int, float)):
-            yield from _gauge(name, float(value))
+            yield from _gauge(name, float(value), text=_TEXTS[name])
 
 
-def _gauge(name: str, value: float) -> Iterator[str]:
+def _gauge(name: str, value: float, *, text: str) -> Iterator[str]:
     for ending, (unit, factor) in _UNITS.items():
         if name.endswith(ending):
             name, value = name[: -len(ending)] + unit, value * factor
             break
-    yield from _metric(name, "gauge", name.replace("_", " ").capitalize() + ".", [({}, value)])
+    yield from _metric(name, "gauge", text, [({}, value)])
 
 
 def _metric(name: str, kind: str, text: str, values: Sequence[tuple[Mapping[str, str], float]]) -> Iterator[str]:

@@ -119,7 +119,8 @@ def reload(settings: Settings, parts: PartSet, *, live: Mapping[str, Callable[[S
             if name in live:
                 live[name](fresh)
     except CxrEdgeError as error:
-        _LOG.error("reload: the old settings stay: %s (%s)", error.what, error.came)
+        told = (error.what, error.expected, error.came, error.do)
+        _LOG.error("reload: the old settings stay: %s; expected: %s; came: %s; do: %s", *told)
         return settings
     later = [name for name in changed if name not in exchanged and name not in live]
     if later:

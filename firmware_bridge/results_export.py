@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from firmware_bridge.errors import InputError
+from firmware_bridge.errors import ConfigError
 from firmware_bridge.journal_reader import open_reader, results
 from firmware_bridge.result import NOTICE, iso_utc
 
@@ -71,7 +71,7 @@ def moment(text: str) -> str:
     """A moment as the records write it, from "2026-11-24", "2026-11-24T10:30", with "Z" or "+01:00"; else local time.
 
     Raises:
-        InputError: it is none of these.
+        ConfigError: it is none of these.
     """
     try:
         # Python 3.10 does not know the Z.
@@ -79,7 +79,7 @@ def moment(text: str) -> str:
         return iso_utc(parsed.astimezone(timezone.utc), timespec="milliseconds")
     except (ValueError, OverflowError) as error:
         example = iso_utc(datetime.now(timezone.utc) - timedelta(days=1))
-        raise InputError(
+        raise ConfigError(
             f"{text!r} is not a moment",
             expected="a date or a date with a time, ISO 8601",
             came=str(error),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.journal import Arrival, Journal, Outcome
+from firmware_bridge.metrics import exposition
 from firmware_bridge.telemetry import Telemetry, latencies_ms
 
 
@@ -44,6 +45,23 @@ def test_a_raspberry_pi_that_is_hot_and_short_of_power(tmp_path: Path, journal: 
     assert facts["memory_available_bytes"] == 3120000 * 1024
     assert facts["waiting_files"] == 3
     json.dumps(facts, allow_nan=False)
+
+
+def test_each_value_is_explained_to_prometheus(tmp_path: Path, journal: Journal) -> None:
+    root = raspberry(tmp_path / "root", throttled="50005\n", temperatures=["48312\n"])
+    facts = Telemetry(journal, waiting=lambda: 3, root=root).sample()
+    facts |= latencies_ms(['{"timings_ms": {"decode": 1.0, "infer": 2.0}}'])
+    snapshot = {
+        "device": "pi",
+        "bundle": {"id": "b"},
+        "this_run": {"scored": 0, "positive": 0, "refused": 0},
+        "problems": {},
+        "broker": None,
+        "audit": None,
+    }
+    text = exposition(snapshot, facts)
+    assert "# HELP cxr_edge_infer_p95_seconds Inference, 95th percentile of the latest results.\n" in text
+    assert "cxr_edge_under_voltage_since_boot 1\n" in text
 
 
 @pytest.mark.parametrize(("text", "throttled"), [("0\n", False), ("0x4\n", True), ("throttled=0x50004\n", True)])

@@ -30,6 +30,7 @@ WELL = Facts(
     clock_s=1.8e9,
     newest_file_s=1.79e9,
     clock_synchronized=True,
+    shipped=("kermany",),
     probes=(XNNPACK,),
 )
 
@@ -56,6 +57,7 @@ def test_a_well_machine_has_no_problem_and_one_missing_extra() -> None:
 @pytest.mark.parametrize(
     ("facts", "check", "said", "mend"),
     [
+        (changed(shipped=()), "models", "cxr-edge/kermany", "pip install"),
         (changed(python=(3, 9, 2)), "python", "3.10 to 3.13", "python3.11"),
         (changed(python=(3, 14, 0)), "python", "3.14.0", "python3.11"),
         (changed(machine="armv7l", pointer_bits=32), "architecture", "32-bit", "64-bit system"),

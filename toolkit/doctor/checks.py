@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
+from firmware_bridge.shipped import DEFAULT, PREFIX
 from toolkit.doctor.clashes import check_clashes
 from toolkit.doctor.facts import Facts
 from toolkit.doctor.finding import Finding, Status, note, ok, problem
@@ -33,6 +34,7 @@ def examine(facts: Facts) -> tuple[Finding, ...]:
         _check_machine,
         _check_pages,
         _check_installed,
+        _check_shipped,
         _check_extras,
         check_clashes,
         _check_delegate,
@@ -108,6 +110,17 @@ def _check_installed(facts: Facts) -> Iterator[Finding]:
         yield problem("cxr-edge", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     else:
         yield ok("cxr-edge", f"{facts.packages.get('cxr-edge', 'installed')}, with all that the device part needs")
+
+
+def _check_shipped(facts: Facts) -> Iterator[Finding]:
+    if DEFAULT in facts.shipped:
+        yield ok("models", f"{', '.join(PREFIX + name for name in facts.shipped)} come with the package")
+    else:
+        yield problem(
+            "models",
+            f"the package lacks {PREFIX}{DEFAULT}, with which an agent scores that is given no bundle",
+            "install cxr-edge again from a whole clone: pip install --force-reinstall --no-deps .",
+        )
 
 
 def _check_extras(facts: Facts) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from firmware_bridge.shipped import shipped_names
 from toolkit.extras import DISTRIBUTION, canonical, requirements
 from toolkit.memory import available_bytes
 
@@ -53,6 +54,7 @@ class Facts:
         clock_s: seconds since 1970, as the machine believes.
         newest_file_s: change time of the newest installed package: the real time cannot be before it.
         clock_synchronized: whether systemd-timesyncd has reached a time server; None where it does not run.
+        shipped: names of the bundles that lie in the installed package.
     """
 
     python: tuple[int, int, int]
@@ -70,6 +72,7 @@ class Facts:
     clock_s: float
     newest_file_s: float
     clock_synchronized: bool | None
+    shipped: Sequence[str]
     probes: tuple[Probe, ...] = field(default=())
 
 
@@ -96,6 +99,7 @@ def read_facts(folder: Path, *, models: Sequence[Path] = ()) -> Facts:
         clock_s=time.time(),
         newest_file_s=_newest_installed_s(),
         clock_synchronized=_clock_synchronized(),
+        shipped=tuple(shipped_names()),
         probes=tuple(run_probe(model) for model in (PROBE_MODEL, *models)),
     )
 
