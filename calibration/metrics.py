@@ -39,6 +39,38 @@ def auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return (rank_sum - n_positive * (n_positive + 1) / 2.0) / (n_positive * n_negative)
 
 
+def auroc_within(labels: npt.ArrayLike, scores: npt.ArrayLike, strata: npt.ArrayLike) -> float:
+    """AUROC among rows of the same stratum alone: the mean over strata, each as heavy as its share of the positives.
+
+    The area under the covariate-adjusted ROC curve (Janes & Pepe, Biometrika 2009): what is left when positives and
+    negatives may no longer be told apart by the stratum. Strata of one class are left out.
+
+    Args:
+        labels: (N,) of {0, 1}.
+        scores: (N,) finite.
+        strata: (N,) of anything that compares.
+
+    Raises:
+        InputError: no stratum holds both classes, or the arrays do not belong together.
+    """
+    positive, values = both_classes(labels, scores)
+    names = np.asarray(strata)
+    areas, weights = [], []
+    for name in np.unique(names):
+        members = names == name
+        if 0 < (count := int(positive[members].sum())) < int(members.sum()):
+            areas.append(auroc(positive[members], values[members]))
+            weights.append(count)
+    if not areas:
+        raise InputError(
+            "no stratum holds both classes",
+            expected="positives and negatives of one stratum at least",
+            came=f"{np.unique(names).size} strata of one class each",
+            do="look at the groups one by one",
+        )
+    return float(np.average(areas, weights=weights))
+
+
 def auprc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     """Average precision: precision summed over the steps in recall, without interpolation.
 

@@ -49,13 +49,17 @@ _GROUPINGS: Mapping[str, Callable[[Xray], str]] = {
 }
 
 
+def strata_of(rows: Sequence[Xray]) -> dict[str, npt.NDArray[np.str_]]:
+    """For "age", "sex", "view" the group of each of the N rows, (N,); empty where it is not known."""
+    return {by: np.array([group_of(row) for row in rows], dtype=str) for by, group_of in _GROUPINGS.items()}
+
+
 def groups_of(rows: Sequence[Xray]) -> Iterator[Group]:
     """The groups of `rows`, ages in their order; where all known rows are one group, it is the set again and left out.
 
     Rows of which it is not known belong to no group.
     """
-    for by, group_of in _GROUPINGS.items():
-        names = np.array([group_of(row) for row in rows], dtype=str)
+    for by, names in strata_of(rows).items():
         present = [name for name in _ordered(names) if name]
         if len(present) > 1:
             yield from (Group(by, name, names == name) for name in present)

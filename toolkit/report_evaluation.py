@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from toolkit.confounding import CONFOUNDING_COLUMNS, confounding_rows
 from toolkit.plots import Curve, Range, confusion_plot, interval_plot, reliability_plot, roc_plot
 from toolkit.report_page import Block, Cell, Facts, Figure, Figures, Note, Row, Section, Table, Text
 from toolkit.summary import MIN_GROUP_PATIENTS
@@ -171,7 +172,7 @@ def _compare_blocks(evaluation: Json) -> list[Block]:
 def _shortcut_blocks(evaluation: Json) -> list[Block]:
     sets = [one for one in evaluation["sets"] if one["shortcuts"]]
     if not sets:
-        return []
+        return _confounding_blocks(evaluation)
     names = list(sets[0]["shortcuts"])
     rows: list[Row] = [
         [one["name"], *(interval_cell(shortcut_interval(one["shortcuts"][name])) for name in names)] for one in sets
@@ -182,6 +183,21 @@ def _shortcut_blocks(evaluation: Json) -> list[Block]:
             "A model that reaches little more may have learned the scanner, not the disease."
         ),
         Table("AUROC of one file attribute alone", ["Set", *map(words, names)], rows),
+        *_confounding_blocks(evaluation),
+    ]
+
+
+def _confounding_blocks(evaluation: Json) -> list[Block]:
+    rows: list[Row] = [[*row[:3], *map(interval_cell, row[3:])] for row in confounding_rows(evaluation)]
+    if not rows:
+        return []
+    return [
+        Text(
+            "A score may read how and of whom the X-ray was taken. Within: AUROC among X-rays of the same view, sex or "
+            "age group. By itself: how well the score tells the two commonest apart among X-rays without the finding; "
+            "0.5 is not at all. Far from 0.5, one threshold does not fit both."
+        ),
+        Table("Held still", CONFOUNDING_COLUMNS, rows, text_columns=3),
     ]
 
 

@@ -20,6 +20,7 @@ from calibration.bootstrap import (
 )
 from calibration.calibrate import bins_for
 from calibration.metrics import auprc, auroc, brier, confusion_at, ece, reliability, roc_curve
+from toolkit.confounding import confounding
 from toolkit.data.index import Xray
 from toolkit.data.shortcuts import ATTRIBUTES, attribute_aurocs
 from toolkit.groups import groups_of
@@ -134,6 +135,7 @@ def _summarise_model(scored: ScoredSet, model: str, threshold: float | None, opt
         "roc": _roc(positive, probabilities),
         "confusion": None,
         "groups": _groups(scored, probabilities, threshold=threshold, options=options),
+        "confounding": _confounding(scored, probabilities, options),
     }
     if threshold is not None:
         counts = confusion_at(positive, probabilities, threshold=threshold)
@@ -224,6 +226,17 @@ def _groups(
             }
         )
     return groups
+
+
+def _confounding(scored: ScoredSet, probabilities: npt.NDArray[np.float64], options: Options) -> list[Json]:
+    return confounding(
+        scored.rows,
+        scored.positive,
+        probabilities,
+        scored.patients,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
 
 
 def gaps(sets: Sequence[Json], models: Sequence[str]) -> list[Json]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
+from toolkit.confounding import CONFOUNDING_COLUMNS, confounding_rows
 from toolkit.data.shortcuts import cannot_vary
 
 Json = Mapping[str, Any]
@@ -153,6 +154,10 @@ def markdown(evaluation: Json) -> str:
         heads = [words(name) for name in names]
         parts.append("AUROC of file attributes alone, without looking at the lungs:")
         parts.append(_table(["Set", *heads], shortcut_rows))
+    confounded = [[*row[:3], *map(with_interval, row[3:])] for row in confounding_rows(evaluation)]
+    if confounded:
+        parts.append("What is left when view, sex or age is held still, and how well the score tells it by itself:")
+        parts.append(_table(CONFOUNDING_COLUMNS, confounded))
     return "\n\n".join(parts) + "\n"
 
 
