@@ -3,14 +3,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := train,dicom,dicom-net,deploy,imagenet,page,demo,onnx,dev
+EXTRAS := train,dicom,dicom-net,deploy,imagenet,page,demo,onnx,docs,dev
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 PACKAGES := toolkit calibration firmware_bridge
 # Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
 PYTEST_WORKERS ?= 2
 
-.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak demo benchmark constraints constraints-upgrade clean
+.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak schemas docs demo benchmark constraints constraints-upgrade clean
 
 help:
 	@echo "make demo              train, compress, bundle and run the agent on the sample X-rays"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-device-env   the device part in environments of its own, without TensorFlow"
 	@echo "make test-devices      on emulated devices (root; docs/testing-devices.md); test-devices-all takes longer,"
 	@echo "                       test-devices-boot boots a whole emulated ARM (minutes)"
+	@echo "make docs              the documentation as a site, in site/; make schemas writes docs/schemas"
 	@echo "make constraints       pins again what is missing; constraints-upgrade takes the newest of everything"
 
 setup: $(STAMP)
@@ -83,6 +84,13 @@ soak: $(STAMP)
 	$(SOAK) $(BIN)/python -m pytest -n0 -s -v tests/end_to_end/test_agent_soak.py
 	$(BIN)/python -m pytest -n0 -s -v -m soak
 
+# A version that is published does not change: the command says so, and where to raise it.
+schemas: $(STAMP)
+	$(BIN)/python -m toolkit.schema.publish docs/schemas
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q docs site
+
 demo: $(STAMP)
 	$(BIN)/python -m toolkit.demo
 
@@ -94,7 +102,7 @@ UV_COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --no-header --no-annotate 
 constraints: | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(UV_COMPILE) --universal --python-version 3.10 --extra train --extra dicom --extra dicom-net --extra deploy --extra imagenet \
-		--extra page --extra demo --extra onnx --extra bench --extra dev \
+		--extra page --extra demo --extra onnx --extra bench --extra docs --extra dev \
 		-o constraints.txt
 	# The same device part with tflite-runtime in ai-edge-litert's place.
 	echo "ai-edge-litert; sys_platform == 'none'" | $(UV_COMPILE) --override - \
@@ -104,4 +112,4 @@ constraints-upgrade:
 	$(MAKE) constraints UPGRADE=--upgrade
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

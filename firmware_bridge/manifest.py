@@ -23,7 +23,7 @@ MODEL_RUNTIMES = (TFLITE_RUNTIME, ONNX_RUNTIME, TENSORRT)
 NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 # A member's name: relative, forward slashes, every part starts with a letter or digit (so no "..", no hidden file).
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
 def kind_of(runtime: str) -> str:
@@ -33,7 +33,7 @@ def kind_of(runtime: str) -> str:
 
 def is_safe_name(name: str) -> bool:
     """Whether `name` may be a file in a bundle: relative, plain, no traversal, at most 200 characters."""
-    return len(name) <= 200 and _SAFE_NAME.fullmatch(name) is not None
+    return len(name) <= 200 and SAFE_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

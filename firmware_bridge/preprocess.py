@@ -138,7 +138,7 @@ STEPS: Mapping[str, _Kind] = {
     "letterbox": _Kind(_letterbox, _SIZE, sets_size=True),
     "clahe": _Kind(_clahe, {"clip_limit": (0.1, 100.0), "tiles": (1, 64)}),
 }
-_WHOLE_NUMBERS = frozenset({"size_px", "tiles"})
+WHOLE_NUMBERS = frozenset({"size_px", "tiles"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ def _parse_option(step: str, key: str, value: object) -> float | int:
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not numeric or not isinstance(value, (int, float)) or not low <= value <= high:
         raise _error(f"{step}.{key} from {low:g} to {high:g}", repr(value))
-    if key in _WHOLE_NUMBERS:
+    if key in WHOLE_NUMBERS:
         if value != int(value):
             raise _error(f"{step}.{key} as a whole number", repr(value))
         return int(value)

@@ -212,16 +212,16 @@ def _unknown(what: str, name: str, known: list[str]) -> ConfigError:
     )
 
 
-def _kind_of(hint: Any) -> tuple[type[Any], bool]:
+def kind_of_hint(hint: Any) -> tuple[type[Any], bool]:
     """The type of a key, and whether it may be None."""
     if get_origin(hint) in (Union, types.UnionType):
         (kind,) = [one for one in get_args(hint) if one is not type(None)]
-        return _kind_of(kind)[0], True
+        return kind_of_hint(kind)[0], True
     return get_origin(hint) or hint, False
 
 
 def _from_file(value: Any, hint: Any, file: Path) -> Any:
-    kind, _ = _kind_of(hint)
+    kind, _ = kind_of_hint(hint)
     if kind is float and type(value) is int:
         return float(value)
     if kind is Path and isinstance(value, str) and value and "\0" not in value:
@@ -233,7 +233,7 @@ def _from_file(value: Any, hint: Any, file: Path) -> Any:
 
 
 def _from_text(text: str, hint: Any) -> Any:
-    kind, _ = _kind_of(hint)
+    kind, _ = kind_of_hint(hint)
     if kind is bool:
         lower = text.strip().lower()
         return lower in _TRUE if lower in (*_TRUE, *_FALSE) else _Wrong(kind, repr(text))

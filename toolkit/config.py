@@ -124,7 +124,7 @@ class TrainConfig:
     allow_leaks: bool = _doc(False, "Train on leaking splits anyway; the report says so.")
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
+        for name, low, high in RANGES:
             value = getattr(self, name)
             # Written so that NaN, which TOML can say, is out of every range.
             if not low <= value <= high:
@@ -136,10 +136,10 @@ class TrainConfig:
             raise _wrong(
                 "mixup", "and cutmix are too much", expected="a sum of at most 1", came=self.mixup + self.cutmix
             )
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise _wrong(name, "has an unknown value", expected=" or ".join(choices), came=getattr(self, name))
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             expected = "letters, digits, '.', '_', '-' and spaces, not starting with a dot (it names a folder)"
             raise _wrong("name", "cannot name a folder", expected=expected, came=repr(self.name))
         for name in ("positive", "weights", "teacher"):
@@ -184,8 +184,8 @@ class TrainConfig:
         return "".join(f"{f.name} = {_toml(getattr(self, f.name))}\n" for f in dataclasses.fields(self))
 
 
-_NAME = re.compile(r"[\w-][\w .-]{0,99}")
-_RANGES = (
+NAME = re.compile(r"[\w-][\w .-]{0,99}")
+RANGES = (
     ("size_px", 32, 1024),
     ("seed", 0, 2**32 - 1),
     ("batch_size", 2, 4096),
@@ -223,7 +223,7 @@ _RANGES = (
     ("golden", 1, 64),
     ("representative", 10, 10_000),
 )
-_CHOICES = {
+CHOICES = {
     "attention": ATTENTIONS,
     "augment": PRESETS,
     "distill": ("soft", "hard"),

@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.manifest import CalibrationEntry, LungsEntry, ModelEntry
 from firmware_bridge.result import result_id
 from toolkit.bundle import build_bundle
 from toolkit.lungs.asset import packaged_lungs
+from toolkit.schema import schema_of
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 DEADLINE_S = 30.0
+RECORDS = Draft202012Validator(schema_of("result"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -169,11 +172,16 @@ class Agent:
         return self._process is not None and self._process.poll() is None
 
     def json(self, name: str) -> Any:
-        """What lies beside a file, where it was or where it was filed; None when nothing does. Never half a JSON."""
+        """What lies beside a file, where it was or where it was filed; None when nothing does. Never half a JSON.
+
+        Whatever test asks: the record is right under the published schema.
+        """
         for folder in ("", "done", "rejected"):
             path = self.watch / folder / f"{name}.cxr.json"
             if path.exists():
-                return json.loads(path.read_bytes())
+                record = json.loads(path.read_bytes())
+                RECORDS.validate(record)
+                return record
         return None
 
     def journal(self, query: str) -> list[Any]:

@@ -37,6 +37,7 @@ COMMANDS = {
     "logs": ("toolkit.cli.logs", "Print the service's log of devices."),
     "uninstall": ("toolkit.cli.uninstall", "Remove the agent from devices; results stay."),
     "benchmark": ("toolkit.cli.benchmark", "Time decode, preprocessing, inference and explanation."),
+    "schema": ("toolkit.cli.schema", "Print the JSON Schema of a result, a manifest or a config."),
     "doctor": ("toolkit.cli.doctor", "Look for what would go wrong here, and how to mend it."),
 }
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
