@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := train,dicom,dicom-net,deploy,imagenet,page,demo,onnx,docs,dev
+EXTRAS := train,dicom,dicom-net,deploy,imagenet,page,fhir,demo,onnx,docs,dev
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 PACKAGES := toolkit calibration firmware_bridge
@@ -102,7 +102,7 @@ UV_COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --no-header --no-annotate 
 constraints: | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(UV_COMPILE) --universal --python-version 3.10 --extra train --extra dicom --extra dicom-net --extra deploy --extra imagenet \
-		--extra page --extra demo --extra onnx --extra bench --extra docs --extra dev \
+		--extra page --extra fhir --extra demo --extra onnx --extra bench --extra docs --extra dev \
 		-o constraints.txt
 	# The same device part with tflite-runtime in ai-edge-litert's place.
 	echo "ai-edge-litert; sys_platform == 'none'" | $(UV_COMPILE) --override - \

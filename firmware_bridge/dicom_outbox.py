@@ -1,4 +1,4 @@
-"""Reports on their way: made once, kept on the disk until they are where they belong. `STATE/reports/`.
+"""Reports on their way: made once, kept on the disk until they are where they belong. `STATE/reports/`, `STATE/fhir/`.
 
 A row goes `made` → `sent` or `failed`; its objects are files until then. How far the results were looked through is in
 the same database and the same commit, so that after a crash none is missed and none is made twice.
@@ -19,6 +19,7 @@ from firmware_bridge.files import sync_folder, write_atomically
 
 FOLDER = "reports"
 _KEPT_S = 90 * 86400.0  # rows of what was sent: for people who look
+BEHIND_AFTER = 5  # tries
 _TABLES = """
 CREATE TABLE IF NOT EXISTS progress (only INTEGER PRIMARY KEY CHECK (only = 1), result_seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS object (
@@ -50,13 +51,16 @@ class ReportOutbox:
     Args:
         state: the state folder.
         first_seq: results up to this one are none of ours, if the outbox is new.
+        folder: its name in the state folder.
+        suffix: of the files in it.
 
     Raises:
         ResourceError: (every method) the disk is full or broken.
     """
 
-    def __init__(self, state: Path, *, first_seq: int) -> None:
-        self.folder = state / FOLDER
+    def __init__(self, state: Path, *, first_seq: int, folder: str = FOLDER, suffix: str = ".dcm") -> None:
+        self.folder = state / folder
+        self._suffix = suffix
         self._mutex = threading.Lock()
         with self._translated():
             self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -91,18 +95,18 @@ class ReportOutbox:
 
         Args:
             result_seq: of the result.
-            objects: SOP Instance UID -> file content.
+            objects: SOP Instance UID, or another name that is the same every time -> file content.
         """
         with self._mutex, self._translated():
             for uid, content in objects.items():
-                write_atomically(self.folder / f"{uid}.dcm", content, mode=0o600)
+                write_atomically(self.folder / f"{uid}{self._suffix}", content, mode=0o600)
             if objects:
                 sync_folder(self.folder)
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany(
                     "INSERT INTO object (uid, file, made_s) VALUES (?, ?, ?) ON CONFLICT (uid) DO NOTHING",
-                    [(uid, f"{uid}.dcm", time.time()) for uid in objects],
+                    [(uid, f"{uid}{self._suffix}", time.time()) for uid in objects],
                 )
                 self._db.execute("UPDATE progress SET result_seq=?", (result_seq,))
                 self._db.execute("COMMIT")
@@ -112,8 +116,9 @@ class ReportOutbox:
                 raise
 
     def waiting(self, *, limit: int = 20) -> list[Waiting]:
-        """What is to be sent, oldest first."""
-        query = "SELECT seq, uid, file, tries FROM object WHERE sent_s IS NULL AND failure IS NULL ORDER BY seq LIMIT ?"
+        """What is to be sent, oldest first; but what failed again and again lets others go before it."""
+        query = f"""SELECT seq, uid, file, tries FROM object WHERE sent_s IS NULL AND failure IS NULL
+                    ORDER BY tries / {BEHIND_AFTER}, seq LIMIT ?"""  # noqa: S608 - a number of ours
         with self._mutex, self._translated():
             rows = self._db.execute(query, (limit,)).fetchall()
         return [Waiting(seq, uid, self.folder / file, tries) for seq, uid, file, tries in rows]
@@ -132,6 +137,21 @@ class ReportOutbox:
             failure = reason if one.tries + 1 >= most_tries else None
             self._db.execute("UPDATE object SET tries=tries+1, failure=? WHERE seq=?", (failure, one.seq))
         return failure is not None
+
+    def offer_again(self) -> int:
+        """What was given up is tried once more: whoever started us anew may have mended why. How many these are."""
+        with self._mutex, self._translated():
+            update = "UPDATE object SET tries=0, failure=NULL WHERE sent_s IS NULL AND failure IS NOT NULL"
+            return self._db.execute(update).rowcount
+
+    def counts(self) -> dict[str, int]:
+        """How many wait, were given up, and were sent in the last 90 days; and the last result that was looked at."""
+        query = """SELECT coalesce(sum(sent_s IS NULL AND failure IS NULL), 0),
+                   coalesce(sum(sent_s IS NULL AND failure IS NOT NULL), 0),
+                   coalesce(sum(sent_s IS NOT NULL), 0), (SELECT result_seq FROM progress) FROM object"""
+        with self._mutex, self._translated():
+            waiting, parked, sent, made_to = self._db.execute(query).fetchone()
+        return {"waiting": waiting, "parked": parked, "sent": sent, "made_to": made_to}
 
     def close(self) -> None:
         """Close the file."""

@@ -21,6 +21,9 @@ CxrEdgeError                  exit 1
 │   └── JournalDamaged                 the next start salvages what it can (`journal_salvage.py`)
 ├── BrokerError               exit 9   MQTT
 ├── ArchiveError              exit 9   a DICOM archive; reports wait for it (`dicom_sender.py`)
+├── ServerError               exit 9   a FHIR server or Orthanc; what it shall have waits (`http_client.py`)
+│   └── TooLarge                       an answer with more bytes than are taken
+├── InvalidFhir               exit 1   a Bundle of ours that is none (`fhir_validate.py`)
 ├── DeployError               exit 10  a device that cannot be deployed to
 │   ├── HostError                      it cannot be reached or logged into
 │   ├── PreflightError                 it is not fit for what it should run

@@ -132,6 +132,11 @@ class Stored:
     made_s: float
     sent_s: float | None
 
+    @property
+    def is_selftest(self) -> bool:
+        """Whether it is of a deployment's golden X-ray: `Journal.settle` counts it as sent from the start."""
+        return self.sent_s == self.made_s
+
 
 def taken_from(row: tuple[Any, ...]) -> Taken:
     """A row of seq, path, sha256, state, result_id."""

@@ -7,6 +7,11 @@ from typing import Any
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "cxr_edge_"
+_OUTBOX_STATES = {
+    "waiting": "Reports that a server does not have yet.",
+    "parked": "Reports that a server refused for good: a person must look.",
+    "sent": "Reports that a server took in the last 90 days.",
+}
 # Prometheus wants base units in the names.
 _UNITS = {"_ms": ("_seconds", 1e-3), "_s": ("_seconds", 1.0), "_c": ("_celsius", 1.0)}
 _LATEST = "of the latest results"
@@ -62,6 +67,10 @@ def _lines(snapshot: Mapping[str, Any], telemetry: Mapping[str, Any]) -> Iterato
     if snapshot["broker"]:
         connected = 0 if snapshot["broker"].get("error") else 1
         yield from _metric("broker_connected", "gauge", "Whether the MQTT broker takes results.", [({}, connected)])
+    for state, text in _OUTBOX_STATES.items():
+        values = [({"part": name}, facts[state]) for name, facts in snapshot["outboxes"].items()]
+        if values:
+            yield from _metric(f"reports_{state}", "gauge", text, values)
     if snapshot["audit"]:
         yield from _metric("audit_lines", "gauge", "Lines of the audit log.", [({}, snapshot["audit"]["lines"])])
     for name, value in telemetry.items():

@@ -1,4 +1,4 @@
-"""Results out of a journal, as CSV or JSON lines, a few hundred rows in memory at a time."""
+"""Results out of a journal, as CSV, JSON lines or FHIR, a few hundred rows in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.journal_reader import open_reader, results
-from firmware_bridge.result import NOTICE, iso_utc
+from firmware_bridge.result import NOTICE, dump, iso_utc
 
 DECISIONS = ("positive", "negative", "refused")
 # column -> where in the record
@@ -92,20 +92,37 @@ def export_lines(state: Path, *, form: str, choice: Choice) -> Iterator[str]:
 
     Args:
         state: the state folder.
-        form: "csv" (a header, then a row for each) or "jsonl" (each record as it was published).
+        form: "csv" (a header, then a row for each), "jsonl" (each record as it was published) or "fhir" (a transaction
+            Bundle of R4 for each, one a line; checked where the extra 'fhir' is installed).
         choice: which.
 
     Raises:
         ConfigError: no journal there.
         ResourceError: it cannot be read.
+        InvalidFhir: a Bundle that is none: a fault of ours.
     """
+    line = _fhir_line if form == "fhir" else _csv_line
     with open_reader(state) as journal:
         if form == "csv":
             yield _row(list(COLUMNS))
         for _, text in results(journal):
             record = json.loads(text)
             if choice.takes(record):
-                yield _row([_cell(record, path) for path in COLUMNS.values()]) if form == "csv" else text + "\n"
+                yield text + "\n" if form == "jsonl" else line(record)
+
+
+def _csv_line(record: Mapping[str, Any]) -> str:
+    return _row([_cell(record, path) for path in COLUMNS.values()])
+
+
+def _fhir_line(record: Mapping[str, Any]) -> str:
+    from firmware_bridge.fhir import fhir_bundle
+    from firmware_bridge.fhir_validate import can_validate, validate
+
+    bundle = fhir_bundle(record)
+    if can_validate():
+        validate(bundle)
+    return dump(bundle) + "\n"
 
 
 def _cell(record: Mapping[str, Any], path: Sequence[str]) -> object:

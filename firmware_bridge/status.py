@@ -21,7 +21,11 @@ SOCKET = "status.sock"
 _TIMEOUT_S = 5.0
 # Each of them is a part of the answer to "does it work?"; a broker or an archive that is away is not: nothing is lost
 # meanwhile. Neither is a runtime that gave way to TFLite on the CPU: X-rays are scored, more slowly.
-_HARMLESS = ("mqtt", "requests", "update", "dicom reports", "page", "watch", "runtime")
+_HARMLESS = (
+    *("mqtt", "requests", "update", "page", "watch", "runtime"),
+    *("dicom reports", "fhir", "fhir folder"),
+)
+_OUTBOXES = ("fhir",)
 
 
 def snapshot(context: Context) -> dict[str, Any]:
@@ -43,6 +47,7 @@ def snapshot(context: Context) -> dict[str, Any]:
             "refused": context.tally.refused,
         },
         "broker": facts.get("mqtt"),
+        "outboxes": {name: dict(facts[name]) for name in _OUTBOXES if name in facts},
         "audit": facts.get("audit"),
         "model": facts.get("model"),
         "disk": _disk(context.state),

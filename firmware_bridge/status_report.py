@@ -64,6 +64,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines.append(f"queue     {waiting}{queue['to_score']} to score, {_unsent(found)}")
     lines.append(f"results   {queue['results']}")
     lines.append(f"broker    {_broker(found)}")
+    lines += [f"{name:<10}{_outbox(facts)}" for name, facts in found.get("outboxes", {}).items()]
     disk = found["disk"]
     lines.append(f"disk      {disk['free_bytes'] / 1e9:.1f} of {disk['total_bytes'] / 1e9:.1f} GB free")
     if found.get("audit"):
@@ -91,6 +92,11 @@ def _broker(found: dict[str, Any]) -> str:
     if not broker:
         return "none" if found["running"] else "not known while the agent is stopped"
     return f"{broker['broker']}: {broker['error'] or 'connected'}"
+
+
+def _outbox(facts: dict[str, Any]) -> str:
+    text = f"{facts['waiting']} waiting, {facts['sent']} sent"
+    return f"{text}, {facts['parked']} refused for good: see the log" if facts["parked"] else text
 
 
 def _result(record: dict[str, Any]) -> str:

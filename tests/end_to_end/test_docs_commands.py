@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.end_to_end.conftest import Agent, Xrays
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("results.md", "service.md", "page.md")
+PAGES = ("results.md", "service.md", "page.md", "fhir.md")
 STOPPED, TAMPERED = 3, 11
 
 
@@ -48,7 +48,7 @@ def test_they_do_what_they_say(
             code = run(words)
             assert code == (STOPPED if words[0] == "agent" else TAMPERED if made_up_head else 0), words
             ran += 1
-    assert ran == 7
+    assert ran == 8
     assert len((agent.state.parent / "results.csv").read_text().splitlines()) == 4
     out = capfd.readouterr().out
     assert "The log is whole." in out

@@ -1,0 +1,256 @@
+"""HTTP towards one server of the hospital (FHIR, Orthanc), with Python's own client: no package more on the device.
+
+One connection, kept alive. Nothing is followed elsewhere: a redirect would carry the token to whoever names it. What an
+answer can cost in memory and time is bounded here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.client
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from firmware_bridge.errors import ConfigError, CxrEdgeError
+
+_CHUNK_BYTES = 1 << 16
+_MOST_WAIT_S = 3600.0
+
+
+class ServerError(CxrEdgeError):
+    """A server cannot be reached, does not answer, or answers what is no HTTP."""
+
+    exit_code = 9
+
+
+class TooLarge(ServerError):
+    """An answer with more bytes than are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is. `path` has no slash at its end."""
+
+    tls: bool
+    host: str
+    port: int
+    path: str
+
+    @property
+    def where(self) -> str:
+        """For people and the log."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; the names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def retry_after_s(self) -> float:
+        """RFC 9110, 10.2.3: how long to wait, in seconds or up to a date; 0 where nobody said. An hour at most."""
+        text = self.headers.get("retry-after", "").strip()
+        if text.isdigit():
+            return min(float(text), _MOST_WAIT_S)
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            return min(max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time()), _MOST_WAIT_S)
+        return 0.0
+
+
+def parse_address(url: str, *, key: str) -> Address:
+    """An address from the settings.
+
+    Args:
+        url: http://HOST[:PORT][/PATH] or https://...
+        key: its place in the settings, for the message.
+
+    Raises:
+        ConfigError: it is none, or it holds a password.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError as error:
+        raise _wrong(key, str(error)) from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url.strip():
+        raise _wrong(key, url[:80])
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise _wrong(key, "one with a user, a query or a fragment")  # not quoted: it may hold a password
+    tls = parts.scheme == "https"
+    return Address(tls, parts.hostname, port or (443 if tls else 80), parts.path.rstrip("/"))
+
+
+def _wrong(key: str, came: str) -> ConfigError:
+    return ConfigError(
+        f"{key} is no address",
+        expected="http://HOST[:PORT][/PATH] or https://..., without a user or a query",
+        came=came,
+        do="mend the config file; a password or token goes into a file of its own",
+    )
+
+
+def read_secret(file: Path, *, key: str) -> str:
+    """The first line of a file with a password or a token.
+
+    Raises:
+        ConfigError: it cannot be read, is empty, or has what no header can carry.
+    """
+    try:
+        text = file.read_text(encoding="utf-8").rstrip("\r\n")
+        came = "" if text and text.isprintable() else "an empty file" if not text else "more than one line"
+    except (OSError, UnicodeDecodeError) as error:
+        came = getattr(error, "strerror", None) or "bytes that are no text"
+    if came:
+        raise ConfigError(
+            f"the file {file} of {key} cannot be used",
+            expected="a text file with the secret on its only line",
+            came=came,
+            do="mend the file or its name in the config file",
+        )
+    return text
+
+
+def tls_context(address: Address, ca: Path | None, *, key: str) -> ssl.SSLContext | None:
+    """What a TLS connection is made with; None for http.
+
+    Raises:
+        ConfigError: the CA file cannot be used, or is named for an address without TLS.
+    """
+    if not address.tls:
+        if ca is not None:
+            raise ConfigError(
+                f"{key} without TLS", expected="an address with https://", came="http://", do="mend the config file"
+            )
+        return None
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"{key} cannot be used",
+            expected="a PEM file with the certificate of whoever signed the server's",
+            came=getattr(error, "strerror", None) or str(error),
+            do="mend the config file",
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+class HttpClient:
+    """Asks one server. Not thread-safe.
+
+    Args:
+        address: of the server.
+        headers: sent with every request; asked for each time, so that a renewed token is used at once.
+        timeout_s: so long one read may wait; a whole answer may take ten times that.
+        tls: see `tls_context`.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        headers: Callable[[], Mapping[str, str]],
+        timeout_s: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.address = address
+        self._headers = headers
+        self._timeout_s = timeout_s
+        self._tls = tls
+        self._connection: http.client.HTTPConnection | None = None
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        most_bytes: int = 1 << 20,
+    ) -> Answer:
+        """One request and its answer, whatever its status.
+
+        A request on a connection that the server had closed meanwhile is sent once more on a new one. So it must be one
+        that may come twice: all of ours are.
+
+        Args:
+            method: GET, POST, ...
+            path: below the address; begins with a slash or is empty.
+            body: what is sent.
+            headers: besides those of every request.
+            most_bytes: of the answer's body.
+
+        Raises:
+            ServerError: no answer.
+            TooLarge: a longer answer.
+        """
+        kept = self._connection is not None
+        try:
+            return self._ask_once(method, path, body, headers or {}, most_bytes)
+        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
+            self.close()
+            if not kept:
+                raise self._unreachable(error) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            raise self._unreachable(error) from error
+        except BaseException:
+            self.close()
+            raise
+        return self.ask(method, path, body=body, headers=headers, most_bytes=most_bytes)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ask_once(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], most_bytes: int
+    ) -> Answer:
+        connection = self._connection = self._connection or self._connect()
+        connection.request(method, f"{self.address.path}{path}", body, {**self._headers(), **headers})
+        deadline_s = time.monotonic() + 10 * self._timeout_s
+        answer = connection.getresponse()
+        body_parts, size = [], 0
+        while chunk := answer.read(_CHUNK_BYTES):
+            size += len(chunk)
+            if size > most_bytes:
+                raise TooLarge(
+                    f"an answer of {self.address.where} is too large",
+                    expected=f"at most {most_bytes} bytes",
+                    came="more",
+                    do="check what answers at that address",
+                )
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"the answer was not whole after {10 * self._timeout_s:g} s")
+            body_parts.append(chunk)
+        if answer.length:  # `read` with a size takes an early end for the end
+            raise http.client.IncompleteRead(b"", answer.length)
+        if answer.will_close:
+            self.close()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, b"".join(body_parts))
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port, timeout_s = self.address.host, self.address.port, self._timeout_s
+        if self._tls is not None:
+            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._tls)
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+
+    def _unreachable(self, error: Exception) -> ServerError:
+        return ServerError(
+            f"the server {self.address.where}",
+            expected="an answer",
+            came=getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__,
+            do="check its address, the network, and whether it runs; what is to be sent waits on the disk",
+        )
