@@ -46,7 +46,7 @@ def export(
     decisions: tuple[str, ...],
     out: Path | None,
 ) -> None:
-    """Write the results as CSV, JSON lines or FHIR Bundles, oldest first. The agent may be running."""
+    """Write the results as CSV, JSON lines or FHIR, oldest first. The agent may be running."""
     choice = Choice(since and moment(since), until and moment(until), decisions)
     lines = export_lines(state_folder(state, watch, config), form=form, choice=choice)
     if out is None:
