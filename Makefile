@@ -3,14 +3,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := train,dicom,dicom-net,deploy,imagenet,page,fhir,demo,onnx,docs,dev
+EXTRAS := train,dicom,dicom-net,deploy,imagenet,page,fhir,demo,onnx,archive,ray,docs,dev
 STAMP  := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 PACKAGES := toolkit calibration firmware_bridge
 # Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
 PYTEST_WORKERS ?= 2
 
-.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak schemas docs demo benchmark constraints constraints-upgrade clean
+.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak soak-score schemas docs demo benchmark constraints constraints-upgrade clean
 
 help:
 	@echo "make demo              train, compress, bundle and run the agent on the sample X-rays"
@@ -18,6 +18,7 @@ help:
 	@echo "make check             ruff and mypy --strict"
 	@echo "make benchmark         the peers' extra, then cxr-edge benchmark; MODELS=... IMAGES=... name the files"
 	@echo "make soak              200 kills, 50,000 X-rays, 100,000 files waiting, 20,000 damaged inputs: over an hour"
+	@echo "make soak-score        20,000 X-rays scored with kills in between, and the rates: a quarter of an hour"
 	@echo "make setup             the environment in $(VENV); PYTHON=python3.12 picks the interpreter"
 	@echo "make test-device-env   the device part in environments of its own, without TensorFlow"
 	@echo "make test-devices      on emulated devices (root; docs/testing-devices.md); test-devices-all takes longer,"
@@ -91,6 +92,10 @@ schemas: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q docs site
 
+# Real X-rays (CXR_EDGE_DATA) by the ten thousand, killed in between, and the rates of docs/archives.md.
+soak-score: $(STAMP)
+	$(BIN)/python -m pytest -n0 -s -v -m soak tests/toolkit/archive
+
 demo: $(STAMP)
 	$(BIN)/python -m toolkit.demo
 
@@ -102,7 +107,7 @@ UV_COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --no-header --no-annotate 
 constraints: | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(UV_COMPILE) --universal --python-version 3.10 --extra train --extra dicom --extra dicom-net --extra deploy --extra imagenet \
-		--extra page --extra fhir --extra demo --extra onnx --extra bench --extra docs --extra dev \
+		--extra page --extra fhir --extra demo --extra onnx --extra archive --extra ray --extra bench --extra docs --extra dev \
 		-o constraints.txt
 	# The same device part with tflite-runtime in ai-edge-litert's place.
 	echo "ai-edge-litert; sys_platform == 'none'" | $(UV_COMPILE) --override - \

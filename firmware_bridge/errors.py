@@ -20,6 +20,7 @@ CxrEdgeError                  exit 1
 ├── ResourceError             exit 8   disk or memory
 │   └── JournalDamaged                 the next start salvages what it can (`journal_salvage.py`)
 ├── BrokerError               exit 9   MQTT
+├── ClusterError              exit 9   a Ray cluster that scores an archive
 ├── ArchiveError              exit 9   a DICOM archive; reports wait for it (`dicom_sender.py`)
 ├── ServerError               exit 9   a FHIR server or Orthanc; what it shall have waits (`http_client.py`)
 │   └── TooLarge                       an answer with more bytes than are taken
@@ -189,6 +190,12 @@ class ResourceError(CxrEdgeError):
 
 class BrokerError(CxrEdgeError):
     """The MQTT broker cannot be reached or refuses."""
+
+    exit_code = 9
+
+
+class ClusterError(CxrEdgeError):
+    """A cluster of machines cannot be reached, or is gone."""
 
     exit_code = 9
 

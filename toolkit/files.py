@@ -89,10 +89,14 @@ def _storage_problem(error: Exception, path: Path) -> str | None:
 
 
 @contextmanager
-def only_here(folder: Path) -> Iterator[None]:
+def only_here(folder: Path, *, do: str = "wait for that run, or choose another --name") -> Iterator[None]:
     """Make `folder` and keep every other process out of it until the block ends; a kill frees it as well.
 
     Leftovers of processes that were killed while they wrote are removed.
+
+    Args:
+        folder: see above.
+        do: the advice to whom it is kept out.
 
     Raises:
         ConfigError: another process works in it.
@@ -109,7 +113,7 @@ def only_here(folder: Path) -> Iterator[None]:
                 f"another process works in {folder}",
                 expected="one run at a time in one folder",
                 came="its lock is held",
-                do="wait for that run, or choose another --name",
+                do=do,
             ) from error
         for left in folder.rglob(".*.part*"):
             left.unlink(missing_ok=True)

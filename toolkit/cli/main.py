@@ -29,6 +29,7 @@ COMMANDS = {
     "recalibrate": ("toolkit.cli.recalibrate", "Fit a bundle to a site's own X-rays, without training."),
     "bundle": ("toolkit.cli.bundle", "Build, sign, inspect and verify the one-file bundle."),
     "agent": ("toolkit.cli.agent", "Score every X-ray that arrives in a folder; report it once."),
+    "score": ("toolkit.cli.score", "Score an archive of any size into Parquet, on all cores or a Ray cluster."),
     "results": ("toolkit.cli.results", "Write an agent's results as CSV or JSON lines."),
     "audit": ("toolkit.cli.audit", "Look whether the log of all outcomes is whole."),
     "deploy": ("toolkit.cli.deploy", "Bring a bundle and the agent onto devices, proven there, or change nothing."),

@@ -27,7 +27,7 @@ SPLIT_OF_FOLDER = {
     "testing": "test",
 }
 # Archives made on a Mac hold a shadow of every file, with the suffix of an image and no image in it.
-_SHADOW_FOLDER = "__MACOSX"
+SHADOW_FOLDER = "__MACOSX"
 _KERMANY_PNEUMONIA = re.compile(r"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?$")
 _KERMANY_NORMAL = re.compile(r"((?:NORMAL\d+-)?IM-\d+)-\d+(?:-\d+)?$")
 _NIH = re.compile(r"(\d{8})_\d{3}$")
@@ -132,7 +132,7 @@ def _images(root: Path) -> Iterator[Path]:
 
     for folder, folders, files in os.walk(root, onerror=fail):
         # Sorted in place, so that the walk and with it the index are the same on every file system.
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != _SHADOW_FOLDER)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != SHADOW_FOLDER)
         for file in sorted(files):
             if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
                 yield Path(folder) / file

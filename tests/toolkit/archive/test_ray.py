@@ -1,0 +1,152 @@
+"""The engine `ray`, on a real Ray of this machine: the same scores, deaths and a cluster that goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadable_of
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("needs Ray: pip install '.[ray]'", allow_module_level=True)
+
+WAIT_S = 300.0
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Cluster:
+    """A Ray head of our own, with two CPUs; `stop` ends its processes and nobody else's."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        ray = Path(sys.executable).with_name("ray")
+        command = [ray, "start", "--head", "--block", f"--port={self.port}", "--num-cpus=2"]
+        command += [
+            "--node-ip-address=127.0.0.1",
+            "--include-dashboard=false",
+            f"--ray-client-server-port={free_port()}",
+        ]
+        command += ["--object-store-memory=200000000", "--disable-usage-stats"]
+        environment = {**os.environ, **self.environment, "RAY_USAGE_STATS_ENABLED": "0"}
+        pipe = subprocess.PIPE
+        self._process = psutil.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, env=environment, text=True)
+        told = ""
+        while "Ray runtime started" not in told:
+            line = self._process.stdout.readline()
+            told += line
+            if not line:
+                self._process.communicate()
+                raise RuntimeError(told)
+
+    def processes(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def actors(self) -> list[psutil.Process]:
+        # Ray names an actor's process after it.
+        return [one for one in self.processes() if one.is_running() and "Actor" in " ".join(one.cmdline())]
+
+    def stop(self) -> None:
+        for one in reversed(self.processes()) if self._process.is_running() else ():
+            try:
+                one.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._process.communicate()
+
+
+def started() -> Cluster:
+    """A cluster that runs. Ray gives its parts 30 s to start, which a machine busy with other tests may not keep."""
+    for _ in range(3):
+        with contextlib.suppress(RuntimeError):
+            return Cluster()
+    return Cluster()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    made = started()
+    yield made
+    made.stop()
+
+
+def test_the_same_scores_to_the_last_bit(archive: Path, out: Path, tmp_path: Path) -> None:
+    """With a Ray that the command starts, and stops."""
+    (archive / "broken.png").write_bytes(b"no picture")
+    local = tmp_path / "local.parquet"
+    for where, more in ((out, ("--engine", "ray", "--workers", "2")), (local, ())):
+        command = [*COMMAND, str(archive), "--out", str(where), *more]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
+        assert told.returncode == 0, told.stderr
+    times = {"scored_at", "tried_at", "read_ms", "decode_ms", "lungs_ms", "preprocess_ms", "infer_ms"}
+    for table in (rows_of, unreadable_of):
+        assert table(local)
+        one, other = ([{k: v for k, v in row.items() if k not in times} for row in table(p)] for p in (out, local))
+        assert one == other
+
+
+def test_a_cluster_that_does_not_answer(archive: Path, out: Path) -> None:
+    for address, came in ((f"127.0.0.1:{free_port()}", "Connection refused"), ("nonsense", "no HOST:PORT")):
+        command = [*COMMAND, str(archive), "--out", str(out), "--engine", "ray", "--ray-address", address]
+        start_s = time.monotonic()
+        told = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
+        assert told.returncode == 9
+        assert came in told.stderr
+        assert "the same command again" in told.stderr
+        assert "Traceback" not in told.stderr
+        assert time.monotonic() - start_s < 60
+
+
+def test_killed_actors_and_a_cluster_that_goes_away(many: Path, out: Path, start: Start, cluster: Cluster) -> None:
+    options = (many, "--out", out, "--engine", "ray", "--commit-every", "0.2", "--ray-address")
+    run = start(*options, f"127.0.0.1:{cluster.port}", **cluster.environment)
+
+    def parts(more_than: int) -> bool:
+        deadline_s = time.monotonic() + WAIT_S
+        while len(list(out.glob("part-*.parquet"))) <= more_than and run.poll() is None:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        return run.poll() is None
+
+    assert parts(0), run.communicate()
+    first = cluster.actors()
+    assert first
+    first[0].send_signal(signal.SIGKILL)
+    before = len(list(out.glob("part-*.parquet")))
+    assert parts(before + 1), run.communicate()
+    cluster.stop()
+    _, told = run.communicate(timeout=WAIT_S)
+    assert run.returncode == 9, told
+    assert "the Ray cluster" in told
+    assert "Traceback" not in told
+    finished = len(paths_of(out))
+    assert 0 < finished < 1212
+
+    again = started()
+    try:
+        run = start(*options, f"127.0.0.1:{again.port}", "--json", **again.environment)
+        told, errors = run.communicate(timeout=WAIT_S)
+        assert run.returncode == 0, errors
+        assert f'"before": {finished}' in told
+    finally:
+        again.stop()
+    assert len(paths_of(out)) == len(set(paths_of(out))) == 1212
+    assert unreadable_of(out) == []

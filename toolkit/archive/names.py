@@ -1,0 +1,69 @@
+"""Which files of an archive are X-rays by their names, and how a name is written as text."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from firmware_bridge.beside import is_taken_name
+from toolkit.data.readers import SHADOW_FOLDER, SUFFIXES
+
+_DIRECTORY_FILE = "DICOMDIR"  # PS3.10, 8: the table of contents of a DICOM medium
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One X-ray of an archive.
+
+    Attributes:
+        path: its name in the archive, as text (see `as_text`): what results call it.
+        location: where a worker reads it: an absolute path, or an address for fsspec.
+        kept: the values of the columns that the user keeps, in their order.
+        problem: why it cannot even be tried; empty where it can.
+    """
+
+    path: str
+    location: str
+    kept: tuple[object, ...] = ()
+    problem: str = ""
+
+
+def is_xray_name(name: str) -> bool:
+    """Whether a file of that name is taken: an image's suffix, none at all, or the last number of a DICOM UID."""
+    suffix = PurePosixPath(name).suffix.lower()
+    known = suffix in SUFFIXES or suffix == "" or suffix[1:].isdigit()
+    return known and is_taken_name(name) and name != _DIRECTORY_FILE
+
+
+def is_searched_folder(name: str) -> bool:
+    """Whether a folder of that name is looked into."""
+    return not name.startswith(".") and name != SHADOW_FOLDER
+
+
+def as_text(name: str) -> str:
+    r"""A name as UTF-8 text: other bytes as `\xNN`, and therefore a backslash as `\\`, so that no two names become one.
+
+    Args:
+        name: as Python keeps it (PEP 383: bytes that are not UTF-8 as lone surrogates).
+    """
+    if "\\" not in name and name.isprintable():
+        return name
+    escaped = name.replace("\\", "\\\\")
+    try:
+        escaped.encode("utf-8")
+    except UnicodeEncodeError:
+        return "".join(_letter(char) for char in escaped)
+    return escaped
+
+
+def _letter(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return char if not 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
+
+
+def key_of(path: str) -> bytes:
+    """16 bytes that stand for a path: two of a billion paths share theirs with a probability of 1e-21."""
+    return hashlib.blake2b(path.encode("utf-8"), digest_size=16).digest()

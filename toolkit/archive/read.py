@@ -1,0 +1,164 @@
+"""The bytes of one X-ray, from a path or through fsspec, and what they hash to; a little ahead of who scores them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from firmware_bridge.decode import DEFAULT_LIMITS
+from firmware_bridge.errors import CxrEdgeError, ImageError, ImageOutOfBounds, InputError, UnreadableImage
+from toolkit.archive.names import Item
+from toolkit.archive.source import open_files, without_secrets
+
+_AHEAD = 4  # more hides more of a network's delay, and holds more files of up to 64 MiB
+_TRIES = 3
+_PAUSE_S = 2.0
+# Anything else that a remote file system raises may pass.
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A file as it was read: its bytes and their SHA-256 (hex), or the error that stands for them."""
+
+    data: bytes
+    sha256: str
+    error: ImageError | None
+    read_ms: float
+
+
+class Reader:
+    """Reads items for one worker.
+
+    Args:
+        storage: options of the fsspec file system.
+        max_bytes: a larger file is not read.
+    """
+
+    def __init__(self, storage: Mapping[str, Any], *, max_bytes: int = DEFAULT_LIMITS.max_bytes) -> None:
+        self._storage = dict(storage)
+        self._max_bytes = max_bytes
+        self._files: dict[str, Any] = {}
+        self._pool = ThreadPoolExecutor(_AHEAD)
+
+    def read_all(self, items: Sequence[Item]) -> Iterator[tuple[Item, Read]]:
+        """Read `items` in their order, a few ahead.
+
+        Raises:
+            InputError: the place they come from does not answer.
+        """
+        waiting: deque[tuple[Item, Future[Read]]] = deque()
+        for item in items:
+            waiting.append((item, self._pool.submit(self.read, item)))
+            if len(waiting) > _AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+    def read(self, item: Item) -> Read:
+        """Read one.
+
+        Raises:
+            InputError: see `read_all`.
+        """
+        start_s = time.perf_counter()
+        data, digest = b"", ""
+        error: ImageError | None = None
+        try:
+            if item.problem:
+                raise _unreadable(item.problem)
+            data = self._remote(item.location) if "://" in item.location else _local(item.location, self._max_bytes)
+            if len(data) > self._max_bytes:
+                data = b""
+                raise _too_large(f"more than {self._max_bytes} bytes", self._max_bytes)
+            digest = hashlib.sha256(data).hexdigest()
+        except ImageError as problem:
+            error = problem
+        return Read(data, digest, error, (time.perf_counter() - start_s) * 1e3)
+
+    def _remote(self, location: str) -> bytes:
+        for turn in range(_TRIES):
+            try:
+                return self._fetch(location)
+            except CxrEdgeError:
+                raise
+            except Exception as error:  # each file system has errors of its own: a timeout, a refused connection, ...
+                if _is_final(error):
+                    raise _unreadable(_reason(error)) from error
+                if turn == _TRIES - 1:
+                    raise _no_answer(location, error) from error
+                time.sleep(_PAUSE_S * 2**turn)
+        raise AssertionError("unreachable")
+
+    def _fetch(self, location: str) -> bytes:
+        protocol = location.partition("://")[0]
+        if protocol not in self._files:
+            files, path = open_files(location, self._storage)
+            if files is None:
+                return _local(path, self._max_bytes)
+            self._files[protocol] = files
+        with self._files[protocol].open(location, "rb", cache_type="none") as file:
+            return bytes(file.read(self._max_bytes + 1))
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the file is not there or not ours. fsspec says so of a server that is down, too: its cause tells."""
+    cause = error.__cause__
+    down = isinstance(cause, OSError) and not isinstance(cause, _FINAL)
+    return isinstance(error, _FINAL) and not down and getattr(cause, "status", 0) < 500
+
+
+def _local(path: str, max_bytes: int) -> bytes:
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb", buffering=0) as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise _unreadable("a folder, pipe or device")
+            if status.st_size > max_bytes:
+                raise _too_large(f"{status.st_size} bytes", max_bytes)
+            return file.read(status.st_size) or b""
+    except (OSError, ValueError) as error:
+        raise _unreadable(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _unreadable(came: str) -> UnreadableImage:
+    return UnreadableImage(
+        "the file cannot be read",
+        expected="a file that this user may read",
+        came=came,
+        do="mend its name, its permissions or the disk, then score with --retry-unreadable",
+    )
+
+
+def _too_large(came: str, max_bytes: int) -> ImageOutOfBounds:
+    return ImageOutOfBounds(
+        "the file is too large",
+        expected=f"at most {max_bytes} bytes",
+        came=came,
+        do="export a single X-ray, compressed",
+    )
+
+
+def _no_answer(location: str, error: Exception) -> InputError:
+    place = without_secrets(location).rpartition("/")[0]
+    return InputError(
+        f"{place} does not answer",
+        expected="the bytes of each X-ray",
+        came=f"{type(error).__name__} in {_TRIES} tries: {' '.join(str(error).split())[:200]}",
+        do="mend the network or the server, then give the same command again: what is done stands",
+    )

@@ -1,0 +1,196 @@
+"""What SOURCE means: a folder of X-rays, a CSV, or Parquet; here, or anywhere that fsspec reaches."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from firmware_bridge.errors import ConfigError, InputError, MissingExtraError
+from toolkit.archive import lists
+from toolkit.archive.names import Item
+from toolkit.archive.walk import Passed, cannot_read, walk_local, walk_remote
+from toolkit.data.index import absolute
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FOLDER, CSV, PARQUET = "folder", "csv", "parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How a source is read.
+
+    Attributes:
+        path_column: of a list.
+        keep: columns of a list that results carry.
+        root: what relative names of a list are taken from; empty: the folder of the list.
+        storage: options of the fsspec file system; they may hold secrets and are stored nowhere.
+    """
+
+    path_column: str = "path"
+    keep: tuple[str, ...] = ()
+    root: str = ""
+    storage: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Source:
+    """An archive that can be listed, as often as one likes.
+
+    Args:
+        text: a path or an address.
+        options: see there.
+
+    Raises:
+        InputError: it is not there, cannot be read, or is nothing that is known.
+        IndexFormatError: a list without its columns.
+        ConfigError: an unknown protocol, or options that fit no folder.
+        MissingExtraError: a package for the protocol is not installed.
+    """
+
+    def __init__(self, text: str, options: SourceOptions) -> None:
+        self._options = options
+        self.files, self.path = open_files(text, options.storage)
+        self.local = self.files is None
+        self.kind = self._kind(text)
+        self.name = self.path if self.local else without_secrets(text)
+        if self.kind == FOLDER and (options.keep or options.root):
+            raise ConfigError(
+                "a folder has no columns",
+                expected="--keep and --root with a list (CSV or Parquet)",
+                came=f"the folder {self.name}",
+                do="leave them out, or name a list",
+            )
+        self._dataset = (
+            lists.parquet_list(self.path, self.files, column=options.path_column, keep=options.keep)
+            if self.kind == PARQUET
+            else None
+        )
+        if self.kind == CSV:
+            next(self.items(Passed()), None)  # a column that is missing should be told now
+
+    def _kind(self, text: str) -> str:
+        name = self.path.rstrip("/").lower()
+        if name.endswith(".parquet"):
+            return PARQUET
+        if name.endswith(".csv"):
+            return CSV
+        if Path(self.path).is_dir() if self.local else self._is_remote_folder(text):
+            return FOLDER
+        raise InputError(
+            f"{without_secrets(text)} is nothing that can be scored",
+            expected="a folder of X-rays, an index or other CSV (.csv), or a Parquet list (.parquet)",
+            came="a file" if self.local and Path(self.path).exists() else "no such folder",
+            do="check the path; for a single X-ray name its folder",
+        )
+
+    def _is_remote_folder(self, text: str) -> bool:
+        try:
+            return bool(self.files.isdir(self.path))
+        except Exception as error:  # each file system has errors of its own
+            raise cannot_read(without_secrets(text), "an address that answers", f"{error}") from error
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this source and no other, for the results to remember; no secrets."""
+        return {
+            "kind": self.kind,
+            "source": self.name,
+            "path_column": "" if self.kind == FOLDER else self._options.path_column,
+            "root": "" if self.kind == FOLDER else without_secrets(self._place().root),
+        }
+
+    def kept(self) -> list[pa.Field]:
+        """The columns that results carry along, with their types."""
+        import pyarrow as pa
+
+        if self._dataset is not None:
+            return lists.kept_fields(self._dataset, self._options.keep)
+        return [pa.field(name, pa.string()) for name in self._options.keep]
+
+    def items(self, passed: Passed, *, not_into: Path | None = None) -> Iterator[Item]:
+        """All X-rays, one at a time.
+
+        Raises:
+            InputError: it cannot be read to its end.
+        """
+        column, keep = self._options.path_column, self._options.keep
+        if self._dataset is not None:
+            yield from lists.parquet_items(self._dataset, self._place(), column=column, keep=keep, passed=passed)
+        elif self.kind == CSV:
+            path = Path(self.path) if self.local else lists.local_copy(self.files, self.path)
+            try:
+                yield from lists.csv_items(path, self._place(), column=column, keep=keep, passed=passed)
+            finally:
+                if not self.local:
+                    path.unlink(missing_ok=True)
+        elif self.local:
+            yield from walk_local(Path(self.path), passed, not_into=not_into)
+        else:
+            yield from walk_remote(self.files, self.path, passed)
+
+    def count(self) -> int | None:
+        """How many X-rays there are, listed once more; None where that fails. For the time left, not for the work."""
+        if self._dataset is not None:
+            return int(self._dataset.count_rows())
+        with suppress(InputError):
+            return sum(1 for _ in self.items(Passed()))
+        return None
+
+    def _place(self) -> lists.Place:
+        here = posixpath.dirname(self.path.rstrip("/"))
+        if self.local:
+            root = self._options.root or here
+            return lists.Place(root if "://" in root else str(absolute(Path(root))))
+        root = self._options.root or self.files.unstrip_protocol(here)
+        return lists.Place(root, root.partition("://")[0])
+
+
+def open_files(text: str, storage: Mapping[str, Any]) -> tuple[Any, str]:
+    """The fsspec file system of an address and the name there; (None, absolute path) for what lies here.
+
+    Raises:
+        ConfigError: an unknown protocol, or options that it does not know.
+        MissingExtraError: a package for it is not installed.
+    """
+    if "://" not in text:
+        return None, str(absolute(Path(text)))
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    try:
+        # Lists of names are not kept: an archive of millions would not fit. One instance for each call: none is shared.
+        options = {"use_listings_cache": False, "skip_instance_cache": True, **storage}
+        files, path = fsspec.core.url_to_fs(text, **options)
+    except ImportError as error:
+        protocol = text.partition("://")[0]
+        raise MissingExtraError(
+            f"{protocol}:// needs a package of its own",
+            expected=f"fsspec's implementation of {protocol}",
+            came=" ".join(str(error).split())[:200],
+            do="install the package that the line above names (for s3://: pip install s3fs), also on a cluster's nodes",
+        ) from error
+    except Exception as error:  # ValueError for a protocol, TypeError for an option, and what a file system adds
+        raise ConfigError(
+            f"{without_secrets(text)} cannot be opened",
+            expected="an address that fsspec knows, with options that its file system knows",
+            came=" ".join(f"{error}".split())[:200],
+            do="check the address and --storage-option",
+        ) from error
+    if isinstance(files, LocalFileSystem):
+        return None, os.path.normpath(path)
+    return files, path
+
+
+def without_secrets(address: str) -> str:
+    """An address without user, password and query: it is stored and shown."""
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
