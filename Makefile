@@ -10,7 +10,7 @@ PACKAGES := toolkit calibration firmware_bridge
 # Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
 PYTEST_WORKERS ?= 2
 
-.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak soak-score schemas docs demo benchmark constraints constraints-upgrade clean
+.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak soak-stream soak-score schemas docs demo benchmark constraints constraints-upgrade clean
 
 help:
 	@echo "make demo              train, compress, bundle and run the agent on the sample X-rays"
@@ -18,6 +18,7 @@ help:
 	@echo "make check             ruff and mypy --strict"
 	@echo "make benchmark         the peers' extra, then cxr-edge benchmark; MODELS=... IMAGES=... name the files"
 	@echo "make soak              200 kills, 50,000 X-rays, 100,000 files waiting, 20,000 damaged inputs: over an hour"
+	@echo "make soak-stream       1 to 8 agents on one stream, each with a share of a core: part of soak, 6 minutes (root)"
 	@echo "make soak-score        20,000 X-rays scored with kills in between, and the rates: a quarter of an hour"
 	@echo "make setup             the environment in $(VENV); PYTHON=python3.12 picks the interpreter"
 	@echo "make test-device-env   the device part in environments of its own, without TensorFlow"
@@ -84,6 +85,9 @@ SOAK := CXR_EDGE_SOAK_KILLS=200 CXR_EDGE_SOAK_XRAYS=50000 CXR_EDGE_SOAK_AT_ONCE=
 soak: $(STAMP)
 	$(SOAK) $(BIN)/python -m pytest -n0 -s -v tests/end_to_end/test_agent_soak.py
 	$(BIN)/python -m pytest -n0 -s -v -m soak
+
+soak-stream: $(STAMP)
+	$(BIN)/python -m pytest -n0 -s -v -m soak tests/end_to_end/test_many_agents.py
 
 # A version that is published does not change: the command says so, and where to raise it.
 schemas: $(STAMP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,7 @@ class Asker:
     ) -> None:
         self.answers_topic = answers
         self.answers: list[tuple[str, bytes | None, dict[str, Any]]] = []  # topic, correlation data, record
+        self.came_s: list[float] = []  # when each of them came, by the monotonic clock
         self._port = port
         self._ready = threading.Event()
         self._five = protocol == MQTTv5
@@ -45,6 +47,7 @@ class Asker:
         if "/request" in message.topic:
             return  # a wide filter sees what goes in as well
         correlation = getattr(message.properties, "CorrelationData", None)
+        self.came_s.append(time.monotonic())
         self.answers.append((message.topic, correlation, json.loads(message.payload)))
 
     def ask(
