@@ -6,7 +6,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 
 from firmware_bridge.errors import UnreadableImage
 from toolkit.archive.engine import Died, Engine, Task
@@ -33,17 +33,16 @@ def dispatch(items: Iterator[Item], engine: Engine, *, task_items: int = TASK_IT
     running: dict[int, Task] = {}
     again: deque[Item] = deque()
     deaths: dict[str, int] = {}
-    number = 0
-    more = True
-    while more or again or running:
-        while engine.free > 0 and (more or again):
-            batch = (again.popleft(),) if again else tuple(islice(items, task_items))
-            if not batch:
-                more = False
-                break
-            number += 1
-            running[number] = Task(number, batch)
-            engine.submit(running[number])
+    numbers = count(1)
+
+    def hand_out() -> None:
+        while engine.free > 0 and (batch := (again.popleft(),) if again else tuple(islice(items, task_items))):
+            task = Task(next(numbers), batch)
+            running[task.number] = task
+            engine.submit(task)
+
+    hand_out()
+    while running or again or not engine.free:
         finished: list[Finished] = []
         for outcome in engine.wait(_WAIT_S):
             task = running.pop(outcome.number)
@@ -53,6 +52,7 @@ def dispatch(items: Iterator[Item], engine: Engine, *, task_items: int = TASK_IT
                 finished += zip(task.items, outcome.scored, strict=True)
                 for item in task.items if deaths else ():
                     deaths.pop(item.path, None)
+        hand_out()  # before what is finished is written: no worker waits for that
         yield finished
 
 

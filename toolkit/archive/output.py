@@ -20,6 +20,7 @@ from firmware_bridge.files import sync_folder
 from firmware_bridge.result import NOTICE, utc_now
 from toolkit.archive.rows import SCHEMA, SCORED, Constants, Row, result_schema, table_of, unreadable_schema
 from toolkit.archive.seen import Seen
+from toolkit.data.index import printable
 from toolkit.files import only_here, replacing, storing, write_atomically
 
 if TYPE_CHECKING:
@@ -70,9 +71,11 @@ class Output:
     def __enter__(self) -> Output:
         if self.folder.exists() and not self.folder.is_dir():
             raise _not_ours(self.folder, "a file")
-        found = self.folder.is_dir() and not (self.folder / RUN).exists() and any(self.folder.glob("*.parquet"))
-        if found:
-            raise _not_ours(self.folder, "Parquet files that are not of `cxr-edge score`")
+        if self.folder.is_dir() and not (self.folder / RUN).exists():
+            # A lock alone is what a run leaves that was killed in its first moment.
+            for other in self.folder.iterdir():
+                if not other.name.startswith("."):
+                    raise _not_ours(self.folder, f"a folder with {printable(other.name)} in it, and no {RUN}")
         with ExitStack() as stack:
             stack.enter_context(only_here(self.folder, do=_ANOTHER_OUT))
             stack.callback(self.seen.close)

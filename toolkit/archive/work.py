@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
+from firmware_bridge.backends import require_golden_of
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.decode import decode
 from firmware_bridge.errors import BundleError, ImageError, UnreadableImage, UnsuitableImage
@@ -23,6 +25,8 @@ from toolkit.archive.rows import REFUSED, SCORED, Row
 if TYPE_CHECKING:
     from firmware_bridge.decode import Decoded
     from firmware_bridge.score import Scorer
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Worker:
     """Scores items, one at a time, with one interpreter of one thread.
 
     Raises:
-        BundleError, ModelError: the bundle cannot be loaded here.
+        BundleError, ModelError: the bundle cannot be loaded here, or does not give its golden X-rays' results.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -65,6 +69,7 @@ class Worker:
         self._bundle_id = setup.bundle_id
         self._reader = Reader(setup.storage)
         self._scorer = _scorer(setup)
+        self._told = False
 
     def score(self, items: Sequence[Item]) -> list[Scored]:
         """Score `items`; the answers have their order.
@@ -121,6 +126,9 @@ class Worker:
         except ImageError:
             raise
         except Exception as error:  # a decoder's bug must not end a run of days
+            if not self._told:  # once: where the installation is at fault, it is every X-ray
+                _LOG.exception("the decoder failed in an unknown way")
+            self._told = True
             raise UnreadableImage(
                 "the image cannot be decoded",
                 expected="an image that its decoder reads",
@@ -149,6 +157,10 @@ def _scorer(setup: Setup) -> Scorer:
                     do="give the same command again",
                 )
             scorer = bundle.scorer(setup.precision, threads=1)
+            entry = bundle.manifest.model(setup.precision)
+            # A cluster's nodes differ: a processor on which the model says something else must not score unnoticed.
+            if any(case.model == entry.file for case in bundle.manifest.golden):
+                require_golden_of(bundle, entry, scorer)
     if scorer.judge is not None:
         scorer.judge = replace(scorer.judge, refuse_outside=setup.refuse_outside)
     return scorer

@@ -95,6 +95,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes that a run started to score."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """The processes that a run started to score; none of them where one ends in this moment."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    except OSError:
+        return []

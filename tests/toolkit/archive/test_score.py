@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.errors import ConfigError, IndexFormatError, InputError
+from firmware_bridge.errors import BundleError, ConfigError, IndexFormatError, InputError
 from firmware_bridge.result import NOTICE, result_id
 from firmware_bridge.shipped import shipped_bundle
 from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadable_of
@@ -395,3 +396,23 @@ def test_an_archive_in_s3(archive: Path, out: Path, score: Score, monkeypatch: p
         assert endpoint not in (out / "_run.json").read_text()
     finally:
         server.stop()
+
+
+def test_a_machine_on_which_the_model_says_something_else_scores_nothing(
+    archive: Path, out: Path, tmp_path: Path, score: Score
+) -> None:
+    changed = tmp_path / "changed.cxr"
+    with zipfile.ZipFile(shipped_bundle()) as whole, zipfile.ZipFile(changed, "w") as other:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "manifest.json":
+                manifest = json.loads(content)
+                for case in manifest["golden"]:
+                    case["probability"] = 1.0 - case["probability"]
+                content = json.dumps(manifest).encode()
+            if name != "manifest.sig":
+                other.writestr(name, content)
+    for workers in (0, 1):
+        with pytest.raises(BundleError, match="does not give the bundle's results here"):
+            score(archive, bundle=changed, workers=workers)
+    assert list(out.glob("part-*")) == []
