@@ -1,6 +1,6 @@
 """The results: a folder of Parquet files, each whole or not there. What is done stands in them and nowhere else.
 
-results.parquet/part-000001-….parquet       what pandas, DuckDB, Spark and Arrow read as one table
+results.parquet/part-000001-….parquet       what Arrow, pandas, DuckDB and Polars read as one table
 results.parquet/_unreadable.parquet/part-…  what could not be read; readers pass over names with an underscore
 results.parquet/_run.json                   of which source and bundle; the same command goes on, another is refused
 """

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from firmware_bridge.errors import CxrEdgeError
-from toolkit.archive.engine import MOST_FAILED_STARTS, Died, Done, ended_at_start
+from toolkit.archive.engine import MOST_FAILED_STARTS, Died, Done
 from toolkit.archive.names import Item
 from toolkit.archive.processes import taken
 from toolkit.archive.ray_engine import check_answers, cluster_error
@@ -52,7 +52,7 @@ class Actor:
 def serve(pipe: Connection, setup: str, workers: int | None, address: str) -> None:
     """Body of the process: the number of actors first, then `Done` and `Died` for tasks, until the pipe closes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to Ray's makers
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of GPUs that nobody asked for
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             driver = _Driver(pipe, taken(setup), workers, address)
@@ -82,6 +82,7 @@ class _Driver:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
         self._ray = ray
         self._pipe = pipe
+        self._address = address
         self._cluster = ray.get_runtime_context().gcs_address
         self._failed_starts = 0
         self._version = importlib.metadata.version(DISTRIBUTION)
@@ -139,7 +140,7 @@ class _Driver:
             else:
                 self._failed_starts += 1
                 if self._failed_starts >= MOST_FAILED_STARTS:
-                    raise ended_at_start(how) from error
+                    raise cluster_error(self._address, f"actors that end before they are ready: {how}") from error
             self._start()
             return
         if isinstance(answer, CxrEdgeError):

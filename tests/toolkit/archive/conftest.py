@@ -82,7 +82,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **environment},
-            start_new_session=True,
+            preexec_fn=os.setpgrp,  # a group of its own, as a shell gives it: for Ctrl-C
         )
         started.append(process)
         return process

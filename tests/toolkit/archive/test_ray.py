@@ -70,7 +70,8 @@ class Cluster:
                 one.kill()
             except psutil.NoSuchProcess:
                 continue
-        self._process.communicate()
+        if not self._process.stdout.closed:
+            self._process.communicate()
 
 
 def started() -> Cluster:
@@ -140,13 +141,10 @@ def test_killed_actors_and_a_cluster_that_goes_away(many: Path, out: Path, start
     finished = len(paths_of(out))
     assert 0 < finished < 1212
 
-    again = started()
-    try:
-        run = start(*options, f"127.0.0.1:{again.port}", "--json", **again.environment)
-        told, errors = run.communicate(timeout=WAIT_S)
-        assert run.returncode == 0, errors
-        assert f'"before": {finished}' in told
-    finally:
-        again.stop()
+    # The same command goes on, with whatever engine there is.
+    again = start(many, "--out", out, "--json")
+    told, errors = again.communicate(timeout=WAIT_S)
+    assert again.returncode == 0, errors
+    assert f'"before": {finished}' in told
     assert len(paths_of(out)) == len(set(paths_of(out))) == 1212
     assert unreadable_of(out) == []
