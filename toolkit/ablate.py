@@ -5,6 +5,7 @@ Methods that do not help are shown as not helping: the table has a row for each 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ from toolkit.files import write_atomically
 from toolkit.score_index import NamedIndex
 from toolkit.summary import INSIDE, Json, Options
 from toolkit.summary_text import megabytes, number, with_interval
+from toolkit.tf import forget_graphs
 from toolkit.train_float import train_float
 from toolkit.train_qat import train_qat
 from toolkit.under_test import ModelUnderTest, from_run
@@ -89,8 +91,12 @@ def ablate(ablation: Ablation, *, out: Path, options: Options, say: Say) -> Json
         What `ablation.json` holds.
     """
     rows: list[Json] = []
-    said: Json = {}
+    inputs = _inputs(ablation, options)
+    standing = _standing(out / JSON_NAME, base=ablation.base.to_toml(), inputs=inputs)
     for name, config in ablation.variants.items():
+        if standing.get(name, {}).get("changes") == _changes(config, ablation.base):
+            rows.append(standing[name])
+            continue
         reason = why_not_deployable(config)
         say(f"variant {name}" + (f", not for a device: {reason}" if reason else ""))
         if reason:
@@ -98,19 +104,54 @@ def ablate(ablation: Ablation, *, out: Path, options: Options, say: Say) -> Json
         else:
             run = train_qat(ablation.train, config, out=out, say=say).folder
         rows.append(_row(name, config, ablation, run=run, options=options))
-        said = {
-            "schema": 1,
-            "kind": "cxr-edge-ablation",
-            "notice": NOTICE,
-            "created": utc_now(),
-            "command": " ".join(["cxr-edge", *sys.argv[1:]]),
-            "base": ablation.base.to_toml(),
-            "outside": [one.name for one in ablation.outside],
-            "rows": rows,
-        }
-        write_atomically(out / JSON_NAME, json.dumps(said, indent=1, allow_nan=False) + "\n")
-        write_atomically(out / TEXT_NAME, table(said) + "\n")
+        _write(out, _said(ablation, rows, inputs=inputs))
+        forget_graphs()
+    said = _said(ablation, rows, inputs=inputs)
+    _write(out, said)
     return said
+
+
+def _said(ablation: Ablation, rows: Sequence[Json], *, inputs: Json) -> Json:
+    return {
+        "schema": 1,
+        "kind": "cxr-edge-ablation",
+        "notice": NOTICE,
+        "created": utc_now(),
+        "command": " ".join(["cxr-edge", *sys.argv[1:]]),
+        "base": ablation.base.to_toml(),
+        "inputs": inputs,
+        "outside": [one.name for one in ablation.outside],
+        "rows": list(rows),
+    }
+
+
+def _write(out: Path, said: Json) -> None:
+    write_atomically(out / JSON_NAME, json.dumps(said, indent=1, allow_nan=False) + "\n")
+    write_atomically(out / TEXT_NAME, table(said) + "\n")
+
+
+def _inputs(ablation: Ablation, options: Options) -> Json:
+    """What a row depends on beside its variant."""
+    train = str(ablation.train.resolve())
+    if ablation.train.is_file():
+        train = hashlib.sha256(ablation.train.read_bytes()).hexdigest()
+    outside = {one.name: one.index.fingerprint() for one in ablation.outside}
+    return {"train": train, "outside": outside, "resamples": options.resamples, "seed": options.seed}
+
+
+def _standing(path: Path, *, base: str, inputs: Json) -> dict[str, Json]:
+    """Rows of an earlier start, by name; none where the base, an index or the bootstrap has changed since."""
+    if not path.is_file():
+        return {}
+    said = json.loads(path.read_text(encoding="utf-8"))
+    same = said["base"] == base and said.get("inputs") == inputs
+    return {row["name"]: row for row in said["rows"]} if same else {}
+
+
+def _changes(config: TrainConfig, base: TrainConfig) -> Json:
+    """Key to value of what a variant has differently."""
+    values = {field.name: (getattr(config, field.name), getattr(base, field.name)) for field in fields(config)}
+    return {key: own for key, (own, shared) in values.items() if key != "name" and own != shared}
 
 
 def _row(name: str, config: TrainConfig, ablation: Ablation, *, run: Path, options: Options) -> Json:
@@ -118,15 +159,10 @@ def _row(name: str, config: TrainConfig, ablation: Ablation, *, run: Path, optio
     inside = parse_named_index(f"{INSIDE}={run / 'index.csv'}:test")
     evaluation = evaluate(list(models.values()), [inside, *ablation.outside], out=run / "ablation", options=options)
     sets = {one["name"]: one["results"] for one in evaluation["sets"]}
-    changes = {
-        field.name: getattr(config, field.name)
-        for field in fields(config)
-        if field.name != "name" and getattr(config, field.name) != getattr(ablation.base, field.name)
-    }
     shown = "int8" if "int8" in models else "float"
     return {
         "name": name,
-        "changes": changes,
+        "changes": _changes(config, ablation.base),
         "precision": shown,
         "not_deployable": why_not_deployable(config),
         "auroc": {key: found[shown]["metrics"].get("auroc") for key, found in sets.items()},

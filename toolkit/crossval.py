@@ -21,6 +21,7 @@ from toolkit.files import write_atomically
 from toolkit.score_index import NamedIndex
 from toolkit.summary import INSIDE, Json, Options
 from toolkit.summary_text import number, with_interval
+from toolkit.tf import forget_graphs
 from toolkit.train_qat import prepare_data, train_qat
 from toolkit.under_test import from_run
 
@@ -78,6 +79,7 @@ def crossval(plan: Plan, config: TrainConfig, *, out: Path, options: Options, sa
         merged.write(source)
         finished = train_qat(source, replace(config, name=row.replace("+", " and ")), out=out / "runs", say=say)
         rows.append(_tested(row, trained_on, divided, plan, run=finished.folder, options=options))
+        forget_graphs()
         # After each row: hours of training are never lost to a later one that fails.
         said = _written(rows, plan, config, out)
     return said

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from firmware_bridge.errors import ConfigError
 from tests.toolkit.trained import DATA, trained_run
 from toolkit.ablate import read_ablation
 from toolkit.cli.ablate import command
+from toolkit.config import TrainConfig
 
 PLAN = """
 train = "{index}"
@@ -67,6 +69,30 @@ def test_one_row_for_each_variant(tmp_path: Path, samples: Path) -> None:
     assert len(lines) == 5
     assert "mixup (mixup = 0.5)" in lines[3]
     assert lines[0] in result.output
+
+
+def test_started_again_only_what_changed_is_trained(
+    tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def counted(source: Path, config: TrainConfig, **options: Any) -> Any:
+        trained.append(config.name)
+        return trained_run(source, config, **options)
+
+    monkeypatch.setattr(toolkit.ablate, "train_qat", counted)
+
+    def ablation(text: str, *options: str) -> list[str]:
+        trained.clear()
+        arguments = [str(_plan(tmp_path, samples, text)), "--out", str(tmp_path / "out"), "--resamples", "20", *options]
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+        return list(trained)
+
+    assert ablation(PLAN) == ["base", "mixup", "longer"]
+    assert ablation(PLAN) == []
+    assert ablation(PLAN.replace("mixup = 0.5", "mixup = 0.4")) == ["mixup"]
+    assert ablation(PLAN.replace("mixup = 0.5", "mixup = 0.4"), "--seed", "1") == ["base", "mixup", "longer"]
+    assert ablation(PLAN.replace("float_epochs = 2", "float_epochs = 3")) == ["base", "mixup", "longer"]
 
 
 @pytest.mark.parametrize(
