@@ -13,7 +13,7 @@ def write_atomically(
     path: Path,
     content: bytes,
     *,
-    mode: int = 0o666,
+    mode: int | None = None,
     temporary: Path | None = None,
     verify: Callable[[Path], object] | None = None,
 ) -> None:
@@ -24,7 +24,8 @@ def write_atomically(
     Args:
         path: the file; its folder must be there.
         content: all of it.
-        mode: permissions, before the process's umask.
+        mode: permissions, exactly these: a root shell with umask 077 must not lock the service out. None: 0666 less
+            the process's umask.
         temporary: where it grows, in the same folder. None: a hidden name that no other process uses. A name given
             here, always the same for `path`, leaves nothing behind: what a kill left there is overwritten next time.
         verify: called with the finished temporary file; what it raises keeps the old file.
@@ -34,7 +35,9 @@ def write_atomically(
     """
     part = temporary or path.with_name(f".cxr-{short_hash(path.name)}-{os.getpid()}.part")
     try:
-        with os.fdopen(create_new(part, mode=mode), "wb") as file:
+        with os.fdopen(create_new(part, mode=0o666 if mode is None else mode), "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

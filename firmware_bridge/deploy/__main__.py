@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from firmware_bridge.deploy.activate import activate
-from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.layout import UMASK, Layout
 from firmware_bridge.errors import CxrEdgeError
 from firmware_bridge.result import NOTICE
 
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
+    os.umask(UMASK)
     try:
         _run(_parser().parse_args(arguments))
     except CxrEdgeError as error:

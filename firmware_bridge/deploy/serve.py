@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
 from firmware_bridge.deploy import activate, install, layers, manage, measure, proving, release
-from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.layout import UMASK, Layout
 from firmware_bridge.errors import CxrEdgeError, DeployError, ResourceError
 
 _PROGRESS_BYTES = 4_000_000
@@ -228,6 +228,7 @@ def translated(error: Exception) -> CxrEdgeError:
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer on these streams until they end."""
+    os.umask(UMASK)
     Server(_Listening(source), sink).run()
 
 

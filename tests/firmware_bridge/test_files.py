@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,13 @@ def test_a_secret_is_secret_from_its_first_byte(tmp_path: Path) -> None:
     write_atomically(tmp_path / "key", b"k", mode=0o600, verify=lambda part: seen.append(part.stat().st_mode & 0o777))
     assert seen == [0o600]
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_mode_that_is_given_holds_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "told", b"", mode=0o644)
+        write_atomically(tmp_path / "untold", b"")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("told", "untold")] == [0o644, 0o600]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.deploy.health import unlike_any_other
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.manage import choose_rollback
 from firmware_bridge.deploy.release import (
@@ -22,6 +21,7 @@ from firmware_bridge.deploy.release import (
     tidy,
     write_release,
 )
+from firmware_bridge.deploy.trial import unlike_any_other
 from firmware_bridge.errors import DeployError
 
 DESCRIPTION = Description(
