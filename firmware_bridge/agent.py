@@ -47,6 +47,7 @@ PARTS = {
     "mqtt": "firmware_bridge.mqtt_part:make_part",
     "requests": "firmware_bridge.requests_part:make_part",
     "dicom": "firmware_bridge.dicom_part:make_part",
+    "orthanc": "firmware_bridge.orthanc_part:make_part",
     "fhir": "firmware_bridge.fhir_part:make_part",
     "update": "firmware_bridge.update_part:make_part",
     "page": "firmware_bridge.page.part:make_part",

@@ -5,26 +5,21 @@ A sender hears Success when its X-ray is on the disk under its final name, and n
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import logging
 import re
 import ssl
 import threading
-from pathlib import Path
 from typing import Any
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import Verification
 
 from firmware_bridge.backoff import Backoff
+from firmware_bridge.dicom_folder import DicomFolder
 from firmware_bridge.dicom_server import Handler, Server
 from firmware_bridge.dicom_settings import SOP_CLASSES, DicomSettings
 from firmware_bridge.dicom_waiting import Waiting
-from firmware_bridge.disk import space_at
 from firmware_bridge.errors import ConfigError, ResourceError
-from firmware_bridge.files import sync_folder, write_atomically
-from firmware_bridge.filing import DONE, REJECTED
 from firmware_bridge.listening import not_yet
 from firmware_bridge.parts import Context
 from firmware_bridge.retention_settings import RetentionSettings
@@ -54,7 +49,7 @@ class Receiver:
     def __init__(self, context: Context, settings: DicomSettings) -> None:
         self._context = context
         self._settings = settings
-        self._folder = _subfolder(context.watch, settings.folder)
+        self._folder = DicomFolder(context.watch, settings.folder, section="dicom")
         self._stop = threading.Event()
         self._mutex = threading.Lock()
         self._waiting = Waiting(context.journal)
@@ -175,7 +170,7 @@ class Receiver:
                 return OUT_OF_RESOURCES
             if self._is_full_with(len(content)):
                 return OUT_OF_RESOURCES
-            self._write(uid, content)
+            self._waiting.add(self._folder.put(uid, content))
         except ResourceError:
             return OUT_OF_RESOURCES  # the journal cannot be read; the recorder tells of it
         except OSError as error:
@@ -185,44 +180,12 @@ class Receiver:
         return SUCCESS
 
     def _is_full_with(self, more_bytes: int) -> bool:
-        told_mb, space = self._settings.reserve_mb, space_at(self._context.watch)
-        if told_mb is not None:
-            return space.free_bytes < told_mb * 1e6 + more_bytes
-        reserve_mb = self._context.settings.section(RetentionSettings).reserve_mb
-        return space.free_bytes < space.least_free_bytes(reserve_mb) + more_bytes
-
-    def _write(self, uid: str, content: bytes) -> None:
-        """Durable when it returns. The name tells neither patient nor study; the same X-ray again has the same one."""
-        # The content is part of it: another picture under the same UID must not replace one that is not read yet.
-        digest = hashlib.sha256(content).hexdigest()
-        path = self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:24]}-{digest[:16]}.dcm"
-        if self._folder.is_symlink():  # nobody follows it to look for X-rays
-            raise OSError(errno.ELOOP, f"{self._settings.folder} in the watched folder is a link")
-        with self._mutex:  # two senders of the same X-ray
-            if not self._folder.is_dir():
-                self._folder.mkdir(mode=0o700)
-                sync_folder(self._folder.parent)
-            if not (path.is_file() and path.stat().st_size == len(content)):
-                write_atomically(path, content, mode=0o600, temporary=path.with_name(f".{path.name}.part"))
-        # Also for a file that was there: whoever wrote it may not have come to this yet.
-        sync_folder(self._folder)
-        self._waiting.add(path)
+        usual_mb = self._context.settings.section(RetentionSettings).reserve_mb
+        return self._folder.is_full_with(more_bytes, reserve_mb=self._settings.reserve_mb, usual_mb=usual_mb)
 
 
 class _NotYet(Exception):
     """The port cannot be listened at now, and why."""
-
-
-def _subfolder(watch: Path, name: str) -> Path:
-    if Path(name).name != name or name.startswith(".") or not name:
-        raise _wrong("folder", "the name of a folder in the watched one, not hidden", repr(name))
-    if name in (DONE, REJECTED):
-        raise _wrong("folder", "a folder that is looked into", f"{name!r}, where files go that are settled")
-    if (watch / name).is_symlink():
-        raise _wrong(
-            "folder", "a folder of its own: links are not followed, so nothing in it would be scored", "a link"
-        )
-    return watch / name
 
 
 def _class_uids(names: tuple[str, ...]) -> list[str]:

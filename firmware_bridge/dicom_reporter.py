@@ -43,7 +43,7 @@ class Reporter:
         self._tls = client_tls(settings)
         # What was scored before reports were asked for is not reported.
         self._outbox = ReportOutbox(context.state, first_seq=context.journal.last_result_seq())
-        self._loop = Reporting(context, self._outbox, problem=_PROBLEM, make=self._make, send=self._send)
+        self._loop = Reporting(context, self._outbox, problem=_PROBLEM, make=self._make, send=self._send, facts="dicom")
 
     def stop(self) -> None:
         """End soon."""

@@ -23,6 +23,7 @@ CxrEdgeError                  exit 1
 ├── ClusterError              exit 9   a Ray cluster that scores an archive
 ├── ArchiveError              exit 9   a DICOM archive; reports wait for it (`dicom_sender.py`)
 ├── ServerError               exit 9   a FHIR server or Orthanc; what it shall have waits (`http_client.py`)
+│   ├── OrthancRefusal                 Orthanc answers, and does not do this one thing (`orthanc_client.py`)
 │   └── TooLarge                       an answer with more bytes than are taken
 ├── InvalidFhir               exit 1   a Bundle of ours that is none (`fhir_validate.py`)
 ├── DeployError               exit 10  a device that cannot be deployed to

@@ -215,6 +215,15 @@ class Journal(Database):
         query = "SELECT seq, id, record, made_s, sent_s FROM result WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
         return [Stored(*row) for row in self._rows(query, (after, self.reportable, limit))]
 
+    def outcome_of(self, path: Path, sha256: str) -> tuple[Taken, Stored | None] | None:
+        """The intake of that content at that path (None: there is none), and its result where it may be reported."""
+        query = """SELECT intake.seq, path, sha256, state, result_id, result.seq, result.id, record, made_s, sent_s
+                   FROM intake LEFT JOIN result ON result.id = result_id AND result.seq <= ?
+                   WHERE path=? AND sha256=?"""
+        for row in self._rows(query, (self.reportable, os.fsencode(path), sha256)):
+            return taken_from(row[:5]), Stored(*row[5:]) if row[5] is not None else None
+        return None
+
     def last_result_seq(self) -> int:
         """The number of the newest result; 0 without any."""
         return int(self._rows("SELECT coalesce(max(seq), 0) FROM result")[0][0])

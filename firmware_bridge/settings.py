@@ -39,6 +39,7 @@ SECTIONS = {
     "intake": "firmware_bridge.intake_settings:IntakeSettings",
     "mqtt": "firmware_bridge.mqtt_settings:MqttSettings",
     "dicom": "firmware_bridge.dicom_settings:DicomSettings",
+    "orthanc": "firmware_bridge.orthanc_settings:OrthancSettings",
     "fhir": "firmware_bridge.fhir_settings:FhirSettings",
     "update": "firmware_bridge.update_settings:UpdateSettings",
     "requests": "firmware_bridge.requests_settings:RequestsSettings",

@@ -23,9 +23,9 @@ _TIMEOUT_S = 5.0
 # meanwhile. Neither is a runtime that gave way to TFLite on the CPU: X-rays are scored, more slowly.
 _HARMLESS = (
     *("mqtt", "requests", "update", "page", "watch", "runtime"),
-    *("dicom reports", "fhir", "fhir folder"),
+    *("dicom reports", "fhir", "fhir folder", "orthanc"),
 )
-_OUTBOXES = ("fhir",)
+_OUTBOXES = ("dicom", "fhir", "orthanc")
 
 
 def snapshot(context: Context) -> dict[str, Any]:

@@ -28,7 +28,7 @@ SCHEMAS = {
         "1.0", "A result record: beside the X-ray, over MQTT, in exported JSON lines.", "toolkit.schema.result"
     ),
     "manifest": Entry("1.0", "manifest.json of a bundle.", "toolkit.schema.manifest"),
-    "agent-config": Entry("1.1", "The agent's configuration file (TOML).", "toolkit.schema.agent_config"),
+    "agent-config": Entry("1.2", "The agent's configuration file (TOML).", "toolkit.schema.agent_config"),
     "train-config": Entry("1.0", "The configuration file of training (TOML).", "toolkit.schema.train_config"),
 }
 
