@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
@@ -37,12 +35,9 @@ def test_so_many_wait_and_no_more_until_some_are_taken_or_gone(tmp_path: Path, m
 def test_a_second_sender_hears_nothing_before_the_folder_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from firmware_bridge import dicom_receiver as module
-    from firmware_bridge.dicom_settings import DicomSettings
+    from firmware_bridge import dicom_folder as module
 
-    journal = Journal(tmp_path / "state")
-    context = SimpleNamespace(watch=tmp_path, journal=journal, stopping=threading.Event())
-    receiver = module.Receiver(cast("Any", context), DicomSettings(port=11112))
+    folder = module.DicomFolder(tmp_path, "dicom", section="dicom")
     (tmp_path / "dicom").mkdir()
     synced: list[str] = []
     first_waits, go_on = threading.Event(), threading.Event()
@@ -57,14 +52,13 @@ def test_a_second_sender_hears_nothing_before_the_folder_is_synced(
         synced.append(who)
 
     monkeypatch.setattr(module, "sync_folder", slow_disk)
-    first = threading.Thread(target=receiver._write, args=("1.2.3", b"content"), name="first")
+    first = threading.Thread(target=folder.put, args=("1.2.3", b"content"), name="first")
     first.start()
     assert first_waits.wait(10)  # its file has its name, and the folder is not synced
-    second = threading.Thread(target=receiver._write, args=("1.2.3", b"content"), name="second")
+    second = threading.Thread(target=folder.put, args=("1.2.3", b"content"), name="second")
     second.start()
     second.join(10)
     assert synced == ["second"]
     go_on.set()
     first.join(10)
     assert len(list((tmp_path / "dicom").iterdir())) == 1
-    journal.close()

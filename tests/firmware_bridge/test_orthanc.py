@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -88,7 +89,9 @@ class _Answers(BaseHTTPRequestHandler):
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
-        self.wfile.write(self.body)
+        with contextlib.suppress(OSError):  # who hears too much hangs up
+            self.wfile.write(self.body)
+        self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""

@@ -57,9 +57,11 @@ def test_each_value_is_explained_to_prometheus(tmp_path: Path, journal: Journal)
         "this_run": {"scored": 0, "positive": 0, "refused": 0},
         "problems": {},
         "broker": None,
+        "outboxes": {"fhir": {"waiting": 3, "parked": 1, "sent": 8}},
         "audit": None,
     }
     text = exposition(snapshot, facts)
+    assert 'cxr_edge_reports_parked{part="fhir"} 1\n' in text
     assert "# HELP cxr_edge_infer_p95_seconds Inference, 95th percentile of the latest results.\n" in text
     assert "cxr_edge_under_voltage_since_boot 1\n" in text
 
