@@ -10,7 +10,7 @@ PACKAGES := toolkit calibration firmware_bridge
 # Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
 PYTEST_WORKERS ?= 2
 
-.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak soak-stream soak-score schemas docs demo benchmark constraints constraints-upgrade clean
+.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak soak-stream soak-score schemas docs test-docs demo benchmark constraints constraints-upgrade clean
 
 help:
 	@echo "make demo              train, compress, bundle and run the agent on the sample X-rays"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-devices      on emulated devices (root; docs/testing-devices.md); test-devices-all takes longer,"
 	@echo "                       test-devices-boot boots a whole emulated ARM (minutes)"
 	@echo "make docs              the documentation as a site, in site/; make schemas writes docs/schemas"
+	@echo "make test-docs         every command of README.md and docs/ that can run here, trainings included"
 	@echo "make constraints       pins again what is missing; constraints-upgrade takes the newest of everything"
 
 setup: $(STAMP)
@@ -92,6 +93,10 @@ soak-stream: $(STAMP)
 # A version that is published does not change: the command says so, and where to raise it.
 schemas: $(STAMP)
 	$(BIN)/python -m toolkit.schema.publish docs/schemas
+
+# `make test` runs the commands of most pages; these train, too.
+test-docs: $(STAMP)
+	$(BIN)/python -m pytest -n0 -m "soak or not soak" tests/docs
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q docs site

@@ -17,7 +17,7 @@ _UNITS = {"_ms": ("_seconds", 1e-3), "_s": ("_seconds", 1.0), "_c": ("_celsius",
 _LATEST = "of the latest results"
 _FIRMWARE = "as the Raspberry Pi's firmware says: 1 yes, 0 no."
 # What each value of `telemetry.Telemetry.sample` means.
-_TEXTS = {
+TEXTS = {
     "uptime_s": "Since the agent started.",
     "waiting_files": "Files in the watched folder that are not scored yet.",
     "temperature_c": "Of the hottest thermal zone.",
@@ -75,7 +75,7 @@ def _lines(snapshot: Mapping[str, Any], telemetry: Mapping[str, Any]) -> Iterato
         yield from _metric("audit_lines", "gauge", "Lines of the audit log.", [({}, snapshot["audit"]["lines"])])
     for name, value in telemetry.items():
         if isinstance(value, (int, float)):
-            yield from _gauge(name, float(value), text=_TEXTS[name])
+            yield from _gauge(name, float(value), text=TEXTS[name])
 
 
 def _gauge(name: str, value: float, *, text: str) -> Iterator[str]:
