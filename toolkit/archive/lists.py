@@ -27,8 +27,8 @@ class Place:
 
     Attributes:
         root: what relative names are taken from: a folder, or an address.
-        protocol: of the list itself, "file" for a local one. A list from elsewhere may name X-rays of its own protocol
-            only: it must not have this machine's files, or its network's, read.
+        protocol: of the list itself, "file" for a local one. A list from elsewhere may name X-rays below `root` alone:
+            it must not have this machine's files, or its network's, read.
     """
 
     root: str
@@ -38,16 +38,16 @@ class Place:
         """The location of an X-ray that a list calls `name`, and the problem with it (empty where there is none)."""
         if "\0" in name:
             return "", "a name with a NUL byte"
-        protocol, found, _ = name.partition("://")
-        if found:
-            if self.protocol not in ("file", protocol):
-                return "", f"an address of {protocol} in a list from {self.protocol}"
+        here = self.protocol == "file"
+        if "://" in name and here:
             return name, ""
-        if self.protocol == "file" and "://" not in self.root:
+        if "://" not in self.root:
             return posixpath.normpath(posixpath.join(self.root, name)), ""
-        if name.startswith("/") or ".." in name.split("/"):
+        below = f"{self.root.rstrip('/')}/"
+        inside = name.removeprefix(below)
+        if "://" in inside or inside.startswith("/") or ".." in inside.split("/"):
             return "", "a name that leaves the folder of the list"
-        return f"{self.root.rstrip('/')}/{name}", ""
+        return below + inside, ""
 
     def item(self, name: str, kept: tuple[object, ...]) -> Item:
         """The X-ray that a list calls `name`."""

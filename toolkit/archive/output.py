@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 UNREADABLE = "_unreadable.parquet"
 RUN = "_run.json"
-PART_ROWS = 100_000
+PART_ROWS = 50_000
 _ANOTHER_OUT = "wait for that run, or give another --out"
 
 

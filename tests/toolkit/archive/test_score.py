@@ -305,14 +305,15 @@ def test_a_list_from_elsewhere_has_no_file_of_this_machine_read(
     archive: Path, http: str, out: Path, score: Score
 ) -> None:
     secret = f"file://{archive}/DICOM/IM000001"
-    pq.write_table(pa.table({"path": [secret, "/etc/passwd", "../x.jpg", "DICOM/IM000001"]}), archive / "l.parquet")
+    elsewhere = http.replace("127.0.0.1", "localhost")
+    paths = [secret, "/etc/passwd", "../x.jpg", f"{elsewhere}/DICOM/IM000001", f"{http}/a/../../x.jpg"]
+    good = ["DICOM/IM000001", f"{http}/DICOM/1.2.840.1"]
+    pq.write_table(pa.table({"path": [*paths, *good]}), archive / "l.parquet")
     done = score(f"{http}/l.parquet")
-    assert done.scored + done.refused == 1
-    assert paths_of(out) == ["DICOM/IM000001"]
-    assert {row["came"] for row in unreadable_of(out)} == {
-        "an address of file in a list from http",
-        "a name that leaves the folder of the list",
-    }
+    assert done.scored + done.refused == 2
+    assert paths_of(out) == good
+    assert {row["path"] for row in unreadable_of(out)} == set(paths)
+    assert {row["came"] for row in unreadable_of(out)} == {"a name that leaves the folder of the list"}
 
 
 def test_a_server_that_stops_answering_ends_the_run_and_nothing_is_written_off(
