@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import secrets
 import time
 from collections import deque
 from multiprocessing.connection import Connection
@@ -24,6 +25,7 @@ from toolkit.extras import DISTRIBUTION
 
 _LOOK_S = 0.1
 _CHECK_S = 5.0
+_OWN_STARTS = 3
 _OBJECT_STORE_BYTES = 200 * 2**20  # holds one bundle and a few lists of rows
 
 
@@ -52,6 +54,9 @@ class Actor:
 def serve(pipe: Connection, setup: str, workers: int | None, address: str) -> None:
     """Body of the process: the number of actors first, then `Done` and `Died` for tasks, until the pipe closes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to Ray's makers
+    if not address:
+        # Ray listens on all addresses of the machine, and runs the code of whoever may connect.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of GPUs that nobody asked for
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
@@ -68,18 +73,29 @@ def serve(pipe: Connection, setup: str, workers: int | None, address: str) -> No
             pipe.send(cluster_error(address, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
 
 
+def _connected(workers: int | None, address: str) -> Any:
+    """The module `ray`, connected to a cluster or to a Ray that it starts here."""
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address:
+        ray.init(address=address, **quiet)
+        return ray
+    own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": workers}
+    for turn in range(_OWN_STARTS):
+        try:
+            ray.init(address="local", **own, **quiet)
+            break
+        except Exception:  # Ray gives its parts 30 s, which a machine at its limit does not keep
+            ray.shutdown()
+            if turn == _OWN_STARTS - 1:
+                raise
+    return ray
+
+
 class _Driver:
     def __init__(self, pipe: Connection, setup: Setup, workers: int | None, address: str) -> None:
-        import ray
-
-        # One of our own is for this machine alone: nothing of it listens on the network.
-        own: dict[str, Any] = {
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "num_cpus": workers,
-            "_node_ip_address": "127.0.0.1",
-        }
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
+        ray = _connected(workers, address)
         self._ray = ray
         self._pipe = pipe
         self._address = address
