@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
-import secrets
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +14,7 @@ import psutil
 import pytest
 
 from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadable_of
+from tests.toolkit.archive.ray_nodes import Node, free_port, started
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs Ray: pip install '.[ray]'", allow_module_level=True)
@@ -26,65 +23,9 @@ WAIT_S = 300.0
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-class Cluster:
-    """A Ray head of our own, with two CPUs; `stop` ends its processes and nobody else's."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        ray = Path(sys.executable).with_name("ray")
-        command = [ray, "start", "--head", "--block", f"--port={self.port}", "--num-cpus=2"]
-        command += [
-            "--node-ip-address=127.0.0.1",
-            "--include-dashboard=false",
-            f"--ray-client-server-port={free_port()}",
-        ]
-        command += ["--object-store-memory=200000000", "--disable-usage-stats"]
-        environment = {**os.environ, **self.environment, "RAY_USAGE_STATS_ENABLED": "0"}
-        pipe = subprocess.PIPE
-        self._process = psutil.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, env=environment, text=True)
-        told = ""
-        while "Ray runtime started" not in told:
-            line = self._process.stdout.readline()
-            told += line
-            if not line:
-                self._process.communicate()
-                raise RuntimeError(told)
-
-    def processes(self) -> list[psutil.Process]:
-        return [self._process, *self._process.children(recursive=True)]
-
-    def actors(self) -> list[psutil.Process]:
-        # Ray names an actor's process after it.
-        return [one for one in self.processes() if one.is_running() and "Actor" in " ".join(one.cmdline())]
-
-    def stop(self) -> None:
-        for one in reversed(self.processes()) if self._process.is_running() else ():
-            try:
-                one.kill()
-            except psutil.NoSuchProcess:
-                continue
-        if not self._process.stdout.closed:
-            self._process.communicate()
-
-
-def started() -> Cluster:
-    """A cluster that runs. Ray gives its parts 30 s to start, which a machine busy with other tests may not keep."""
-    for _ in range(3):
-        with contextlib.suppress(RuntimeError):
-            return Cluster()
-    return Cluster()
-
-
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    made = started()
+def cluster() -> Iterator[Node]:
+    made = started(cpus=2)
     yield made
     made.stop()
 
@@ -125,7 +66,7 @@ def test_a_cluster_that_does_not_answer(archive: Path, out: Path) -> None:
         assert time.monotonic() - start_s < 60
 
 
-def test_killed_actors_and_a_cluster_that_goes_away(many: Path, out: Path, start: Start, cluster: Cluster) -> None:
+def test_killed_actors_and_a_cluster_that_goes_away(many: Path, out: Path, start: Start, cluster: Node) -> None:
     options = (many, "--out", out, "--engine", "ray", "--commit-every", "0.2", "--ray-address")
     run = start(*options, f"127.0.0.1:{cluster.port}", **cluster.environment)
 
@@ -155,5 +96,23 @@ def test_killed_actors_and_a_cluster_that_goes_away(many: Path, out: Path, start
     told, errors = again.communicate(timeout=WAIT_S)
     assert again.returncode == 0, errors
     assert f'"before": {finished}' in told
+    assert len(paths_of(out)) == len(set(paths_of(out))) == 1212
+    assert unreadable_of(out) == []
+
+
+@pytest.mark.soak
+def test_a_node_that_goes_away(many: Path, out: Path, start: Start, cluster: Node) -> None:
+    """One of two: its X-rays are scored by the other, and none is put down as deadly."""
+    other = started(cpus=1, head=cluster)
+    try:
+        options = ("--engine", "ray", "--ray-address", f"127.0.0.1:{cluster.port}", "--commit-every", "0.2")
+        run = start(many, "--out", out, *options, **cluster.environment)
+        while len(list(out.glob("part-*.parquet"))) < 2 or not other.actors():
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.02)
+    finally:
+        other.stop()
+    _, told = run.communicate(timeout=WAIT_S)
+    assert run.returncode == 0, told
     assert len(paths_of(out)) == len(set(paths_of(out))) == 1212
     assert unreadable_of(out) == []
