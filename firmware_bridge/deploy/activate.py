@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from firmware_bridge.deploy import way_back
 from firmware_bridge.deploy.health import watch_release
 from firmware_bridge.deploy.journal_copy import drop_copy, keep_copy, put_back
 from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE_PATH, Layout
@@ -19,6 +21,8 @@ from firmware_bridge.deploy.release import (
     APP,
     ORDER,
     OUTCOME,
+    ROLLED_BACK,
+    RUNNING,
     Description,
     read_json,
     read_release,
@@ -30,11 +34,19 @@ from firmware_bridge.deploy.release import (
 from firmware_bridge.deploy.systemd import state_of, systemctl
 from firmware_bridge.errors import CxrEdgeError, DeployError, RolledBack
 
-RUNNING, ROLLED_BACK = "running", "rolled back"
+# As long as `cxr-edge deploy --watch` may be; the unit's own limit (install.py) is longer than all that comes to it.
+MOST_WATCH_S = 3600.0
 _FOLLOW_TICK_S = 0.05
 _LOCK_LIMIT_S = 600.0
 _START_LIMIT_S = 150.0
-_SETTLE_LIMIT_S = 400.0
+# Two starts of two releases, a trial of three X-rays, systemd's own limits: beside the watch.
+_SETTLE_LIMIT_S = 900.0
+_CUT = {
+    "what": "the new release did not prove itself",
+    "expected": "the switch to be watched to its end",
+    "came": "the device went down while it was rolling back",
+    "do": "`cxr-edge logs` shows more; deploy again",
+}
 
 
 @contextlib.contextmanager
@@ -87,7 +99,7 @@ def settled_and_locked(layout: Layout, *, wait_s: float) -> Iterator[bool]:
                 return
         waited = True
         resume(layout)
-        for _ in follow(layout, under_way, limit_s=_SETTLE_LIMIT_S):
+        for _ in follow(layout, under_way, limit_s=settle_limit_s(layout, under_way)):
             pass
 
 
@@ -95,22 +107,22 @@ def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str, br
     """Ask for a switch: durable from here on. The unit does it, whatever becomes of us.
 
     Raises:
-        DeployError: systemd does not start it.
+        DeployError: systemd does not start it, or nobody could wait for so long a watch.
         OSError: the disk is full or cannot be written.
     """
-    folder = layout.release(id)
+    if not 0 <= watch_s <= MOST_WATCH_S:
+        raise DeployError(
+            "the watch is too long",
+            expected=f"0 to {MOST_WATCH_S:.0f} seconds",
+            came=f"{watch_s:g}",
+            do="give a shorter one",
+        )
+    folder, previous = layout.release(id), layout.linked_id(layout.current)
     (folder / OUTCOME).unlink(missing_ok=True)
-    write_json(
-        folder / ORDER,
-        {
-            "previous": layout.linked_id(layout.current),
-            "watch_s": watch_s,
-            "keep": keep,
-            "reason": reason,
-            "broker": broker,
-            "said": [],
-        },
-    )
+    drop_copy(layout)  # of an earlier switch
+    way_back.lay(layout, previous)
+    asked: dict[str, Any] = {"previous": previous, "watch_s": watch_s, "keep": keep, "reason": reason}
+    write_json(folder / ORDER, {**asked, "broker": broker, "said": [], way_back.LAID: True})
     switch(layout, layout.activating, id)
     systemctl("daemon-reload")
     systemctl("enable", "--quiet", ACTIVATION)
@@ -137,7 +149,8 @@ def follow(layout: Layout, id: str, *, limit_s: float) -> Iterator[str]:
     folder, told = layout.release(id), 0
     deadline_s = time.monotonic() + limit_s
     while True:
-        settled = bool(read_json(folder / OUTCOME)) and layout.linked_id(layout.activating) != id
+        # The link alone tells: on a full disk there may be no word of how it ended.
+        settled = layout.linked_id(layout.activating) != id
         said = read_json(folder / ORDER).get("said", [])
         yield from said[told:]
         told = max(told, len(said))
@@ -153,6 +166,12 @@ def follow(layout: Layout, id: str, *, limit_s: float) -> Iterator[str]:
         time.sleep(_FOLLOW_TICK_S)
 
 
+def settle_limit_s(layout: Layout, id: str) -> float:
+    """After how long an ordered switch must have come to its end, whichever."""
+    watch_s = read_json(layout.release(id) / ORDER).get("watch_s")
+    return _SETTLE_LIMIT_S + (float(watch_s) if isinstance(watch_s, (int, float)) else 0.0)
+
+
 def outcome(layout: Layout, id: str) -> dict[str, Any]:
     """How the last switch to a release ended: its "state" and, where it was rolled back, the "error"."""
     return read_json(layout.release(id) / OUTCOME)
@@ -166,11 +185,12 @@ def settle(layout: Layout, id: str, *, say: Callable[[str], None]) -> str:
         DeployError: it does not end.
     """
     resume(layout)
-    for line in follow(layout, id, limit_s=_SETTLE_LIMIT_S):
+    for line in follow(layout, id, limit_s=settle_limit_s(layout, id)):
         say(line)
     ended = outcome(layout, id)
     if ended.get("state") != RUNNING:
-        error = ended["error"]
+        error = ended.get("error") or _told(OSError("the disk is full: nobody could write down how it ended"))
+        ended.setdefault("now", "`cxr-edge status` shows what runs")
         what = f"{error['what']}; {ended['now']}"
         raise RolledBack(what, expected=error["expected"], came=error["came"], do=error["do"])
     return id
@@ -189,23 +209,32 @@ def activate(layout: Layout) -> None:
             layout.activating.unlink(missing_ok=True)
             return
         asked = read_json(layout.release(id) / ORDER)
-        previous = asked.get("previous")
+        if way_back.is_taken(layout, asked):  # the power went while it was rolling back
+            _roll_back(layout, id, asked, asked.get("error") or _told(DeployError(**_CUT)))
+            return
         try:
             description = read_release(layout, id)
-            if layout.linked_id(layout.current) != id and _other_code(layout, previous, description):
-                keep_copy(layout)
-            _start(layout, id)
-            watch_release(
-                layout,
-                description,
-                watch_s=float(asked["watch_s"]),
-                say=lambda text: _say(layout, id, text),
-                broker=asked.get("broker", True) is True,
-            )
+            _try(layout, description, asked)
+            _settle(layout, description, asked)
         except Exception as error:  # whatever it is: the device must not be left with what did not prove itself
-            _roll_back(layout, id, previous, error)
+            _roll_back(layout, id, asked, _told(error))
             return
-        _settle(layout, description, asked)
+        switch(layout, layout.activating, None)
+        _clean(layout, keep=int(asked.get("keep", 3)))
+
+
+def _try(layout: Layout, description: Description, asked: dict[str, Any]) -> None:
+    id, previous = description.id, asked.get("previous")
+    if layout.linked_id(layout.current) != id and _other_code(layout, previous, description):
+        keep_copy(layout, stop_agent=lambda: _stop(SERVICE))
+    _start(layout, id)
+    watch_release(
+        layout,
+        description,
+        watch_s=float(asked["watch_s"]),
+        say=lambda text: _say(layout, id, text),
+        broker=asked.get("broker", True) is True,
+    )
 
 
 def _other_code(layout: Layout, previous: str | None, description: Description) -> bool:
@@ -227,42 +256,68 @@ def _start(layout: Layout, id: str) -> None:
     systemctl("restart", SERVICE, limit_s=_START_LIMIT_S)
 
 
+def _stop(unit: str) -> None:
+    systemctl("stop", unit, check=False)
+
+
 def _settle(layout: Layout, description: Description, asked: dict[str, Any]) -> None:
-    remember(layout, description)
+    way_back.free_reserve(layout)
     write_json(layout.release(description.id) / OUTCOME, {"state": RUNNING, "previous": asked.get("previous")})
-    switch(layout, layout.activating, None)
-    drop_copy(layout)
-    tidy(layout, keep=int(asked.get("keep", 3)))
+    remember(layout, description)
 
 
-def _roll_back(layout: Layout, id: str, previous: str | None, error: Exception) -> None:
-    """Back to what ran before. Where nothing ran: nothing runs."""
-    _say(layout, id, "rolling back")
+def _clean(layout: Layout, *, keep: int) -> None:
+    """Remove what a settled switch leaves over. What cannot be removed is no reason to call it failed."""
+    for step in (way_back.drop, drop_copy, lambda layout: tidy(layout, keep=keep)):
+        try:
+            step(layout)
+        except (OSError, DeployError) as error:
+            sys.stderr.write(f"not removed: {error}\n")
+
+
+def _roll_back(layout: Layout, id: str, asked: dict[str, Any], told: dict[str, str]) -> None:
+    """Back to what ran before. Where nothing ran: nothing runs. The link goes back first, words come after."""
+    previous = asked.get("previous")
+    if previous and not layout.release(previous).is_dir():
+        previous = None
+    way_back.take(layout, previous)
+    way_back.free_reserve(layout)
+    _note(layout, id, said=["rolling back"], error=told)
+    with contextlib.suppress(DeployError):
+        systemctl("daemon-reload")
     if previous == id:  # the same release, started again: there is nothing to go back to, and it may yet come up
         now = "it is the release that ran before; systemd goes on trying"
-    elif previous and layout.release(previous).is_dir():
-        switch(layout, layout.current, previous)
-        systemctl("daemon-reload")
+    elif previous:
+        now = _run_again(layout, id, previous)
+    else:
+        with contextlib.suppress(DeployError):
+            systemctl("disable", "--now", "--quiet", SERVICE, check=False)
+            # `disable` takes the link of a linked unit away; the next deployment puts it back.
+            systemctl("daemon-reload")
+        now = "nothing runs, as before"
+    with contextlib.suppress(OSError):
+        write_json(
+            layout.release(id) / OUTCOME, {"state": ROLLED_BACK, "previous": previous, "now": now, "error": told}
+        )
+    switch(layout, layout.activating, None)
+    for step in (way_back.drop, drop_copy):
+        with contextlib.suppress(OSError):
+            step(layout)
+
+
+def _run_again(layout: Layout, id: str, previous: str) -> str:
+    """Start what ran before; how that ended, in words."""
+    try:
         systemctl("reset-failed", SERVICE, check=False)
         systemctl("restart", SERVICE, check=False, limit_s=_START_LIMIT_S)
         if state_of(SERVICE).active != "active":
             systemctl("stop", SERVICE, check=False)
             if put_back(layout):
-                _say(layout, id, "the journal goes back to what it was before the switch")
+                _note(layout, id, said=["the journal goes back to what it was before the switch"])
             systemctl("restart", SERVICE, check=False, limit_s=_START_LIMIT_S)
-        now = f"release {previous} runs again" if state_of(SERVICE).active == "active" else "the old release is down"
-    else:
-        systemctl("disable", "--now", "--quiet", SERVICE, check=False)
-        switch(layout, layout.current, None)
-        # `disable` takes the link of a linked unit away; the next deployment puts it back.
-        systemctl("daemon-reload")
-        now = "nothing runs, as before"
-    write_json(
-        layout.release(id) / OUTCOME,
-        {"state": ROLLED_BACK, "previous": previous, "now": now, "error": _told(error)},
-    )
-    switch(layout, layout.activating, None)
-    drop_copy(layout)
+        return f"release {previous} runs again" if state_of(SERVICE).active == "active" else "the old release is down"
+    except (DeployError, OSError) as error:
+        return f"release {previous} is to run again, but: {error}"[:300]
 
 
 def _told(error: Exception) -> dict[str, str]:
@@ -277,6 +332,13 @@ def _told(error: Exception) -> dict[str, str]:
 
 
 def _say(layout: Layout, id: str, text: str) -> None:
+    _note(layout, id, said=[text])
+
+
+def _note(layout: Layout, id: str, *, said: list[str], **more: Any) -> None:
+    """Write into the order what was done. A full disk takes the word, and nothing else."""
     path = layout.release(id) / ORDER
     content = read_json(path)
-    write_json(path, {**content, "said": [*content.get("said", []), text]})
+    if content:
+        with contextlib.suppress(OSError):
+            write_json(path, {**content, **more, "said": [*content.get("said", []), *said]})

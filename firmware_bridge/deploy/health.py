@@ -16,6 +16,8 @@ from firmware_bridge.errors import DeployError
 
 _TICK_S = 0.1
 _BROKER_LIMIT_S = 5.0
+# However long the watch: an agent that scores nothing for so long hangs.
+_MOST_TRIAL_S = 120.0
 
 
 def watch_release(
@@ -36,7 +38,7 @@ def watch_release(
     start_s = time.monotonic()
     first = _require_up(state_of(SERVICE), first=None)
     say("service is up")
-    say(_trial(layout, description, first=first, limit_s=max(30.0, watch_s)))
+    say(_trial(layout, description, first=first, limit_s=min(max(30.0, watch_s), _MOST_TRIAL_S)))
     if description.broker and broker:
         _broker(description.broker)
         say(f"broker {description.broker} is reachable")

@@ -27,7 +27,9 @@ ConditionPathExists=/opt/cxr-edge/activating
 Type=oneshot
 Environment=PYTHONPATH=/opt/cxr-edge/activating/app PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
 ExecStart=/usr/bin/python3 -m firmware_bridge.deploy activate
-TimeoutStartSec=600
+UMask=0022
+# An hour's watch (`deploy --watch 3600`), and all that comes before and after it.
+TimeoutStartSec=7200
 
 [Install]
 WantedBy=multi-user.target
@@ -43,6 +45,7 @@ Environment=PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
 # The release as it is now: the link changes under way.
 ExecStart=/bin/sh -c 'r=$$(readlink -f /opt/cxr-edge/current) && PYTHONPATH=$$r/app:$$r/site \
   exec /usr/bin/python3 -m firmware_bridge.deploy update'
+UMask=0022
 TimeoutStartSec=1800
 """
 _UPDATE_PATH_UNIT = """\

@@ -6,6 +6,7 @@ byte of it has been read back from the disk and is right.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -125,10 +126,16 @@ def known_content(layout: Layout) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for listed in layout.layers.glob("*.json"):
         for folder in (layout.layers / listed.stem, _part(layout, listed.stem)):
-            if folder.is_dir():
-                entries = parse_listing(listed.read_bytes())
+            if folder.is_dir() and (entries := _readable(listed)):
                 found.update((one.sha256, folder / name) for name, one in entries.items())
     return found
+
+
+def _readable(listed: Path) -> Listing:
+    """A listing; empty where it is damaged: that layer has nothing to offer."""
+    with contextlib.suppress(OSError, DeployError):
+        return parse_listing(listed.read_bytes())
+    return {}
 
 
 def prepare(layout: Layout, raw: bytes) -> list[str]:

@@ -30,6 +30,7 @@ class Layout:
     /opt/cxr-edge/engines          TensorRT engines, where there is TensorRT
     /opt/cxr-edge/current          link to the release that runs: the one thing that a switch changes
     /opt/cxr-edge/activating       link to the release that is being switched to; gone when that is settled
+    /opt/cxr-edge/back             link to the release that ran before, as long as the switch may yet hold
     /etc/cxr-edge                  secrets: what is the device's and no release's
     /var/lib/cxr-edge              journal and device key of the agent
     """
@@ -65,6 +66,11 @@ class Layout:
     def activating(self) -> Path:
         """The link to what is being switched to."""
         return self.base / "activating"
+
+    @property
+    def back(self) -> Path:
+        """The link that leads back, laid before a switch: renamed over `current` it undoes the switch."""
+        return self.base / "back"
 
     @property
     def state(self) -> Path:

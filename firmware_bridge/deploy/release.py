@@ -32,6 +32,8 @@ DESCRIPTION, PROOF, OUTCOME, ORDER, CHOSEN, ENGINES = (
     "chosen.env",
     "engines.json",
 )
+# How a switch ended: in OUTCOME.
+RUNNING, ROLLED_BACK = "running", "rolled back"
 # In `Description.extra`: the version of TensorRT for which engines are built; "any" where nobody knows it beforehand.
 TENSORRT = "tensorrt"
 _LAUNCHER = f"""#!/bin/sh
@@ -140,10 +142,12 @@ def write_release(layout: Layout, description: Description) -> Path:
                 do="deploy again",
             )
     folder = layout.release(description.id)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)  # whatever the umask was that it was made under
     place = f"/opt/cxr-edge/releases/{description.id}"
     for kind, hash in description.layers.items():
-        _point(folder / kind, f"../../layers/{hash}")
+        if not (folder / kind).is_symlink() or str((folder / kind).readlink()) != f"../../layers/{hash}":
+            point(folder / kind, f"../../layers/{hash}")
     texts = {
         "agent.toml": description.config,
         "cxr-edge.service": description.unit,
@@ -151,15 +155,22 @@ def write_release(layout: Layout, description: Description) -> Path:
         "cxr-edge": _LAUNCHER,
     }
     for name, text in texts.items():
-        write_atomically(folder / name, text.replace(PLACE, place).encode(), mode=0o644)
-    (folder / "cxr-edge").chmod(0o755)
+        _hold(folder / name, text.replace(PLACE, place).encode(), mode=0o755 if name == "cxr-edge" else 0o644)
     # Last: a folder with a description is a whole release.
-    write_atomically(folder / DESCRIPTION, description.to_bytes(), mode=0o644)
+    _hold(folder / DESCRIPTION, description.to_bytes(), mode=0o644)
     sync_folder(folder)
     return folder
 
 
-def _point(link: Path, target: str) -> None:
+def _hold(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a file unless it is there as it should be: it may be the running release's."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == content and path.lstat().st_mode == 0o100000 | mode:
+            return
+    write_atomically(path, content, mode=mode)
+
+
+def point(link: Path, target: str) -> None:
     """Make or change a symbolic link, atomically."""
     part = link.with_name(f".{link.name}.link")
     part.unlink(missing_ok=True)
@@ -176,7 +187,7 @@ def switch(layout: Layout, link: Path, id: str | None) -> None:
     if id is None:
         link.unlink(missing_ok=True)
     else:
-        _point(link, f"releases/{id}")
+        point(link, f"releases/{id}")
     sync_folder(layout.base)
 
 
@@ -217,15 +228,50 @@ def write_json(path: Path, content: Mapping[str, Any], *, mode: int = 0o644) -> 
 
 
 def history(layout: Layout) -> list[str]:
-    """The releases that ran here and are still there, the latest last."""
-    found = [id for id in read_json(layout.state).get("history", []) if isinstance(id, str) and is_id(id)]
-    return [id for id in found if (layout.release(id) / DESCRIPTION).is_file()]
+    """The releases that ran here and are still there and readable, the latest last."""
+    found = [id for id in _listed(read_json(layout.state), "history") if isinstance(id, str) and is_id(id)]
+    return [id for id in found if read_if_whole(layout, id) is not None]
+
+
+def _listed(state: Mapping[str, Any], name: str) -> list[Any]:
+    found = state.get(name, [])
+    return found if isinstance(found, list) else []
+
+
+def read_if_whole(layout: Layout, id: str) -> Description | None:
+    """The description of a release; None where it is missing or damaged."""
+    with contextlib.suppress(DeployError):
+        return read_release(layout, id)
+    return None
+
+
+def damaged(layout: Layout) -> list[str]:
+    """Releases that cannot be read any more. They are no use, and go with the next tidying."""
+    ids = [path.name for path in layout.releases.glob("*") if is_id(path.name) and path.is_dir()]
+    return sorted(id for id in ids if read_if_whole(layout, id) is None)
+
+
+def newest_of_each(layout: Layout) -> dict[str, str]:
+    """Name of a bundle -> when the newest of that name that ever ran here was created.
+
+    What is still there and ran counts too: should the file with the rest be lost, an older one is still refused.
+    """
+    content = read_json(layout.state).get("newest")
+    found = {name: made for name, made in content.items() if isinstance(made, str)} if isinstance(content, dict) else {}
+    current = layout.linked_id(layout.current)
+    for outcome in layout.releases.glob(f"*/{OUTCOME}"):
+        id = outcome.parent.name
+        if not is_id(id) or (id != current and read_json(outcome).get("state") != RUNNING):
+            continue
+        if description := read_if_whole(layout, id):
+            name, made = description.bundle["name"], description.bundle["created"]
+            found[name] = max(made, found.get(name, ""))
+    return found
 
 
 def newest(layout: Layout, name: str) -> str:
     """When the newest bundle of that name that ever ran here was created; empty where none did."""
-    created = read_json(layout.state).get("newest", {}).get(name, "")
-    return created if isinstance(created, str) else ""
+    return newest_of_each(layout).get(name, "")
 
 
 def forbid_downgrade(layout: Layout, bundle: Mapping[str, Any], *, do: str) -> None:
@@ -252,11 +298,11 @@ def remember(layout: Layout, description: Description) -> None:
     """
     state = read_json(layout.state)
     ran = [id for id in history(layout) if id != description.id]
-    bundle, seen = description.bundle, state.get("newest", {})
+    bundle, seen = description.bundle, newest_of_each(layout)
     created = max(bundle["created"], seen.get(bundle["name"], ""))
     write_json(
         layout.state,
-        {"history": [*ran, description.id], "newest": {**seen, bundle["name"]: created}},
+        {**state, "history": [*ran, description.id], "newest": {**seen, bundle["name"]: created}},
     )
 
 
@@ -270,12 +316,21 @@ def tidy(layout: Layout, *, keep: int) -> list[str]:
     wanted |= {id for link in (layout.current, layout.activating) if (id := layout.linked_id(link))}
     removed = []
     for folder in layout.releases.glob("*"):
-        if folder.name not in wanted and not folder.is_symlink():
+        # Somebody's own file in there is not ours to remove, and no reason to fail.
+        if is_id(folder.name) and folder.name not in wanted and folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
             removed.append(folder.name)
-    layers = {hash for id in wanted for hash in read_release(layout, id).layers.values()}
-    remove_layers(layout, keep=layers)
+    remove_layers(layout, keep={hash for id in wanted for hash in _layers_of(layout, id)})
     return removed
+
+
+def _layers_of(layout: Layout, id: str) -> list[str]:
+    """The layers that a release uses, by its links: what runs keeps its own, also where its description is damaged."""
+    found = []
+    for kind in (APP, SITE, BUNDLE):
+        with contextlib.suppress(OSError):
+            found.append((layout.release(id) / kind).readlink().name)
+    return found
 
 
 def environment_of(folder: Path) -> dict[str, str]:

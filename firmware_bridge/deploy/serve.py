@@ -143,9 +143,10 @@ class Server:
 
     def _settle(self, request: Request) -> Any:
         activate.resume(self._layout)
-        for line in activate.follow(self._layout, request["id"], limit_s=float(request["watch_s"]) + 300):
+        id = request["id"]
+        for line in activate.follow(self._layout, id, limit_s=activate.settle_limit_s(self._layout, id)):
             self._say({"progress": line})
-        return activate.outcome(self._layout, request["id"])
+        return activate.outcome(self._layout, id)
 
     def _rollback(self, request: Request) -> Any:
         id = manage.choose_rollback(self._layout, request.get("to"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -65,3 +66,43 @@ def test_a_journal_that_cannot_be_copied_says_so(layout: Layout) -> None:
     (layout.agent_state / JOURNAL).write_bytes(b"no database at all" * 100)
     with pytest.raises(DeployError, match="cannot be copied"):
         keep_copy(layout)
+
+
+def test_a_link_in_the_journals_place_is_not_followed(layout: Layout, tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "roots-own.sqlite")
+    database.execute("CREATE TABLE t (n)")
+    database.commit()
+    database.close()
+    (layout.agent_state / JOURNAL).symlink_to(tmp_path / "roots-own.sqlite")
+    keep_copy(layout)
+    assert not put_back(layout)
+
+
+def test_a_pipe_in_the_journals_place_stops_nobody(layout: Layout) -> None:
+    os.mkfifo(layout.agent_state / JOURNAL)
+    keep_copy(layout)
+    assert not put_back(layout)
+
+
+def test_who_keeps_the_journal_locked_is_stopped(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = sqlite3.connect(layout.agent_state / JOURNAL, isolation_level=None)
+    holder.execute("CREATE TABLE t (n)")
+    holder.execute("INSERT INTO t VALUES (7)")
+    holder.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr("firmware_bridge.deploy.journal_copy._LOCK_LIMIT_S", 0.1)
+    keep_copy(layout, stop_agent=holder.close)
+    assert put_back(layout)
+    assert rows(layout) == [7]
+
+
+def test_a_failed_copy_leaves_the_one_before(layout: Layout) -> None:
+    database = sqlite3.connect(layout.agent_state / JOURNAL)
+    database.execute("CREATE TABLE t (n)")
+    database.commit()
+    database.close()
+    keep_copy(layout)
+    (layout.agent_state / JOURNAL).write_bytes(b"no database at all" * 100)
+    with pytest.raises(DeployError):
+        keep_copy(layout)
+    assert put_back(layout)
+    assert rows(layout) == []
