@@ -129,12 +129,24 @@ def numbers_of(cam: NDArray[np.float32], prepared: Prepared) -> dict[str, Any]:
     x = field.left + (int(column) + 0.5) / cam.shape[1] * (field.right - field.left)
     y = field.top + (int(row) + 0.5) / cam.shape[0] * (field.bottom - field.top)
     told["peak"] = [round(x, 4), round(y, 4)]
-    mask = prepared.lung_mask()
-    if mask is not None:
-        # The lungs' share of each place of the map, averaged over the pixels that it stands for.
-        share = cv2.resize(mask.astype(np.float32), (cam.shape[1], cam.shape[0]), interpolation=cv2.INTER_AREA) / 255
-        told["lung_share"] = round(float((cam * share).sum() / total), 4)
+    lungs = lungs_of_places(cam.shape, prepared)
+    if lungs is not None:
+        told["lung_share"] = round(float((cam * lungs).sum() / total), 4)
     return told
+
+
+def lungs_of_places(shape: tuple[int, ...], prepared: Prepared) -> NDArray[np.float32] | None:
+    """The lungs' share of each place of a map of that shape, averaged over the pixels that it stands for.
+
+    Returns:
+        (h, w) float32, 0 to 1; None where nobody looked for lungs.
+    """
+    mask = prepared.lung_mask()
+    if mask is None:
+        return None
+    rows, columns = shape
+    small = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(small / 255, np.float32)
 
 
 def annotated_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], field: Box) -> bytes:

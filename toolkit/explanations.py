@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from firmware_bridge.decode import decode
 from firmware_bridge.errors import ConfigError, ImageError, InputError
-from firmware_bridge.explain import grad_cam_plus_plus, numbers_of, overlay
+from firmware_bridge.explain import grad_cam_plus_plus, lungs_of_places, numbers_of, overlay
 from firmware_bridge.result import NOTICE, utc_now
 from firmware_bridge.score import Scorer
 from toolkit.data.index import Xray
@@ -47,7 +47,7 @@ class Explained:
         cam: (h, w) float32, 0 to 1, Grad-CAM.
         cam_plus_plus: (h, w) float32, 0 to 1.
         lung_share: of the Grad-CAM++ map's sum, what lies in the lungs; None where nobody looked or the map is empty.
-        lung_area: share of the picture that the lungs cover: what a map without aim would score.
+        lungs: (h, w) float32, 0 to 1, the lungs' share of each place of the map; None where nobody looked.
     """
 
     row: Xray
@@ -58,7 +58,7 @@ class Explained:
     cam: Cam
     cam_plus_plus: Cam
     lung_share: float | None
-    lung_area: float | None
+    lungs: Cam | None
 
     @property
     def right(self) -> bool:
@@ -134,20 +134,31 @@ def explain(
 
 
 def sanity_rows(
-    run: Path, named: NamedIndex, model: ModelUnderTest, *, labels: tuple[str, str], images: int = 8
+    source: Path, named: NamedIndex, model: ModelUnderTest, *, labels: tuple[str, str], images: int = 8
 ) -> list[Json]:
-    """Rows of `toolkit.randomize.randomization` for the float model of `run` on a few positive X-rays of the index.
+    """Rows of `toolkit.randomize.randomization` for the float model of `source` on a few positive X-rays of the index.
+
+    Args:
+        source: the folder of a run, or the file of a bundle; empty rows for a bundle that did not come with cxr-edge,
+            since no bundle holds the weights before pruning.
+        named: the X-rays.
+        model: which of them are positive, and what it sees of them.
+        labels: (negative, positive).
+        images: at most so many.
 
     Raises:
         ConfigError, ModelError: the run cannot be read.
     """
-    from toolkit.randomize import randomization, trained_model
+    from toolkit.randomize import randomization, shipped_model, trained_model
 
+    floating = trained_model(source) if source.is_dir() else shipped_model(source)
+    if floating is None:
+        return []
     rows = [row for row in named.index if row.label == labels[1]]
     found = _explained(model, rows[:: max(1, -(-len(rows) // images))], labels[1])
     if not found:
         return []
-    return randomization(trained_model(run), np.stack([one.pixels for one in found.values()]))
+    return randomization(floating, np.stack([one.pixels for one in found.values()]))
 
 
 def grad_cam(features: Cam, weights: Cam) -> Cam:
@@ -189,7 +200,6 @@ def _one(scorer: Scorer, row: Xray, positive: str) -> Explained:
     score = scorer.score_decoded(replace(decoded, pixels=stretch_back(decoded.pixels, row)))
     features, weights = score.output.real_features(), scorer.head.weights
     cam_plus_plus = grad_cam_plus_plus(features, weights)
-    mask = score.prepared.lung_mask()
     return Explained(
         row=row,
         positive=row.label == positive,
@@ -199,7 +209,7 @@ def _one(scorer: Scorer, row: Xray, positive: str) -> Explained:
         cam=grad_cam(features, weights),
         cam_plus_plus=cam_plus_plus,
         lung_share=numbers_of(cam_plus_plus, score.prepared)["lung_share"],
-        lung_area=None if mask is None else float((mask > 0).mean()),
+        lungs=lungs_of_places(cam_plus_plus.shape, score.prepared),
     )
 
 
@@ -244,16 +254,23 @@ def _png(pixels: Grey) -> bytes:
 
 
 def _summary(name: str, found: Sequence[Explained]) -> Json:
-    """Lung shares of the X-rays that the model calls positive: a map of a negative shows what little spoke for it."""
+    """Lung shares of the X-rays that the model calls positive: a map of a negative shows what little spoke for it.
+
+    Two shares stand beside it. A map without aim has that of the lungs in the picture; the mean map of all these
+    X-rays, laid over each of them, has what comes from where lungs usually are: only what is above that is aimed.
+    """
     positives = [one for one in found if one.probability >= one.threshold]
-    shares = [one.lung_share for one in positives if one.lung_share is not None]
-    areas = [one.lung_area for one in positives if one.lung_share is not None and one.lung_area is not None]
+    told = [(one.cam_plus_plus, one.lungs, one.lung_share) for one in positives]
+    maps = [(cam / cam.sum(), lungs, share) for cam, lungs, share in told if lungs is not None and share is not None]
+    common: Cam = np.mean([cam for cam, _, _ in maps], axis=0) if maps else np.zeros((1, 1), np.float32)
     return {
         "model": name,
         "images": len(found),
         "called_positive": len(positives),
         "right": sum(one.right for one in found),
-        "lung_share": float(np.mean(shares)) if shares else None,
-        "lung_area": float(np.mean(areas)) if areas else None,
+        "map": list(found[0].cam_plus_plus.shape) if found else None,
+        "lung_share": float(np.mean([share for _, _, share in maps])) if maps else None,
+        "lung_share_of_mean_map": float(np.mean([(common * lungs).sum() for _, lungs, _ in maps])) if maps else None,
+        "lung_area": float(np.mean([lungs.mean() for _, lungs, _ in maps])) if maps else None,
         "empty_maps": sum(not one.cam_plus_plus.any() for one in found),
     }

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from firmware_bridge.bundle import open_bundle
 from firmware_bridge.explain import grad_cam_plus_plus
+from firmware_bridge.preprocess import Preprocessing
+from firmware_bridge.shipped import PREFIX, shipped_bundle, shipped_names
 from toolkit.config import read_config
 from toolkit.export import two_outputs
 from toolkit.input_scale import INPUT_SCALE
-from toolkit.model import HEAD_LAYER, build_classifier
+from toolkit.model import HEAD_LAYER, Architecture, build_classifier
+from toolkit.shipped_weights import graph_of, load_half, shipped_weights
 from toolkit.summary import Json
 from toolkit.train import architecture
 from toolkit.weights import load_weights
@@ -30,6 +34,24 @@ def trained_model(run: Path) -> Any:
     """
     model = build_classifier(architecture(read_config(run / "config.toml", {})))
     load_weights(model, run / "float" / "final.weights.h5")
+    return model
+
+
+def shipped_model(bundle: Path) -> Any | None:
+    """The float model behind a bundle that comes with cxr-edge; None for any other bundle.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+        ModelError: its weights cannot be read.
+    """
+    name = next((one for one in shipped_names() if shipped_bundle(one) == bundle), "")
+    weights = shipped_weights(PREFIX + name) if name else None
+    if weights is None:
+        return None
+    with open_bundle(bundle) as opened:
+        size_px = Preprocessing.from_manifest(dict(opened.manifest.preprocessing)).size_px
+    model = build_classifier(Architecture(backbone=graph_of(weights), size_px=size_px))
+    load_half(model, weights)
     return model
 
 

@@ -34,7 +34,8 @@ def headline(said: Json) -> str:
         return f"{said['images']} X-rays explained; where the lungs lie is not known to this model."
     return (
         f"{percent(first['lung_share'])} of what speaks for the positive label lies in the lungs, which cover "
-        f"{percent(first['lung_area'])} of what the model sees."
+        f"{percent(first['lung_area'])} of what the model sees; one map for all of them, their mean, would have "
+        f"{percent(first['lung_share_of_mean_map'])}."
     )
 
 
@@ -44,16 +45,24 @@ def _share_blocks(said: Json) -> list[Block]:
             one["model"],
             str(one["images"]),
             str(one["called_positive"]),
-            percent(one["lung_share"]) if one["lung_share"] is not None else "-",
-            percent(one["lung_area"]) if one["lung_area"] is not None else "-",
+            *(percent(one[key]) for key in ("lung_share", "lung_share_of_mean_map", "lung_area")),
             str(one["empty_maps"]),
         ]
         for one in said["models"]
     ]
-    columns = ["model", "X-rays", "called positive", "map in the lungs", "lungs in the picture", "empty maps"]
+    columns = [
+        "model",
+        "X-rays",
+        "called positive",
+        "map in the lungs",
+        "mean map",
+        "lungs in the picture",
+        "empty maps",
+    ]
     text = (
         "Mean share of the Grad-CAM++ map inside the lungs, over X-rays called positive. A map without aim would have "
-        "the share that the lungs have of the picture. An empty map: nothing spoke for the positive label."
+        "the share that the lungs have of the picture; the mean map, laid over each X-ray, has what comes from where "
+        "lungs usually are, so that only what is above it is aimed. An empty map: nothing spoke for the positive label."
     )
     return [Text(text), Table("Lung shares", columns, rows)]
 

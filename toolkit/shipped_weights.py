@@ -35,6 +35,12 @@ def shipped_weights(weights: str) -> Path | None:
     return Path(str(resources.files("toolkit"))) / "assets" / (name + _SUFFIX)
 
 
+def graph_of(path: Path) -> str:
+    """The backbone that the weights in `path` belong to, as a configuration spells it."""
+    with np.load(path, allow_pickle=False) as stored:
+        return str(stored[_MODEL]).replace("_", "-")
+
+
 def save_half(model: Any, path: Path) -> None:
     """Write the weights of `model` under its layers' names: kernels float16, everything with one axis float32.
 

@@ -11,13 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from firmware_bridge.errors import ConfigError
+from firmware_bridge.shipped import shipped_bundle
 from tests.toolkit.trained import DATA, trained_run
 from toolkit.backbones.kinds import BACKBONES, EfficientNet
 from toolkit.cli.explain import command
 from toolkit.config import TrainConfig
-from toolkit.explanations import GROUPS, grad_cam, scorer_of
+from toolkit.data.index import Xray
+from toolkit.explanations import GROUPS, Explained, _summary, grad_cam, scorer_of
 from toolkit.model import Architecture, build_classifier
-from toolkit.randomize import randomization, rank_correlation
+from toolkit.randomize import randomization, rank_correlation, shipped_model
 from toolkit.tf import keras, tf
 from toolkit.under_test import from_file
 
@@ -86,3 +88,35 @@ def test_maps_change_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     for layer in model.layers:
         for old, new in zip(before[layer.name], layer.get_weights(), strict=True):
             np.testing.assert_array_equal(np.sort(old.ravel()), np.sort(new.ravel()))
+
+
+def _explained(cam: Any, lungs: Any, *, probability: float = 0.9) -> Explained:
+    cam, lungs = np.asarray(cam, np.float32), np.asarray(lungs, np.float32)
+    return Explained(
+        row=Xray(path=Path("x.png"), label="pneumonia", patient_id="p"),
+        positive=True,
+        probability=probability,
+        threshold=0.5,
+        pixels=np.zeros((8, 8), np.uint8),
+        cam=cam,
+        cam_plus_plus=cam,
+        lung_share=float((cam * lungs).sum() / cam.sum()),
+        lungs=lungs,
+    )
+
+
+def test_maps_that_follow_the_lungs_beat_their_mean() -> None:
+    left, right = [[1, 0], [1, 0]], [[0, 1], [0, 1]]
+    aimed = _summary("m", [_explained(left, left), _explained(right, right), _explained(left, right, probability=0.1)])
+    assert (aimed["lung_share"], aimed["lung_share_of_mean_map"], aimed["lung_area"]) == (1.0, 0.5, 0.5)
+    same = _summary("m", [_explained(left, left), _explained(left, left)])
+    assert same["lung_share"] == same["lung_share_of_mean_map"] == 1.0
+    assert _summary("m", [_explained(left, left, probability=0.1)])["lung_share_of_mean_map"] is None
+
+
+def test_shipped_weights_stand_for_the_float_model_of_their_bundle(tmp_path: Path) -> None:
+    model: Any = shipped_model(shipped_bundle("kermany"))
+    assert model.input_shape == (None, 128, 128, 1)
+    other = tmp_path / "kermany.cxr"
+    other.write_bytes(shipped_bundle("kermany").read_bytes())
+    assert shipped_model(other) is None

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from firmware_bridge.result import NOTICE
+from toolkit.cli.bundle_file import BUNDLE_FILE, BUNDLE_HELP
 
 
 @click.command("evaluate", epilog=NOTICE)
 @click.option("--model", "models", type=click.Path(path_type=Path), multiple=True, help="A .tflite file; repeatable.")
-@click.option("--bundle", "bundles", type=click.Path(path_type=Path), multiple=True, help="A .cxr bundle; repeatable.")
+@click.option("--bundle", "bundles", type=BUNDLE_FILE, multiple=True, help=f"{BUNDLE_HELP}; repeatable.")
 @click.option("--run", "runs", type=click.Path(path_type=Path), multiple=True, help="A training run; repeatable.")
 @click.option(
     "--index",

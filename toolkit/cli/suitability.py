@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from firmware_bridge.result import NOTICE
+from toolkit.cli.bundle_file import BUNDLE_FILE, BUNDLE_HELP
 
 
 @click.command("suitability", epilog=NOTICE)
 @click.argument("sets", metavar="NAME=PATH...", nargs=-1, required=True)
-@click.option("--bundle", "bundle_file", type=click.Path(path_type=Path), required=True, help="A .cxr bundle.")
+@click.option("--bundle", "bundle_file", type=BUNDLE_FILE, required=True, help=f"{BUNDLE_HELP}.")
 @click.option("--altered", is_flag=True, help="Judge every picture also turned, inverted and cut off.")
 @click.option("--most", type=click.IntRange(0), default=0, help="Pictures of each set, spread over it; 0: all.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the counts here, too.")
