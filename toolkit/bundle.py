@@ -7,6 +7,7 @@ import io
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,21 +63,20 @@ def build_bundle(
         models: the first is the device's default.
         files: every file that the manifest names (models, heads, golden images) and any other (a model card), by its
             name inside the bundle: its bytes, or the file to copy.
-        created: ISO 8601 in UTC. By default SOURCE_DATE_EPOCH where it is set, else now.
+        created: ISO 8601 in UTC; `made_now()` by default.
 
     Raises:
         BundleError: a name that a bundle may not hold, a file that cannot be read, or parts that contradict each other.
         ResourceError: the bundle cannot be written.
     """
-    contents = {file: _content(file, source) for file, source in sorted(files.items())}
     manifest = Manifest(
         name=name,
-        created=created or _now(),
+        created=created or made_now(),
         label_negative=labels[0],
         label_positive=labels[1],
         preprocessing=dict(preprocessing),
         models=tuple(models),
-        files={file: FileEntry(hashlib.sha256(raw).hexdigest(), len(raw)) for file, raw in contents.items()},
+        files={},
         golden=tuple(golden),
         metrics=dict(metrics or {}),
         data=dict(data or {}),
@@ -85,11 +85,21 @@ def build_bundle(
         suitability=suitability,
         lungs=lungs,
     )
+    return write_bundle(out, manifest, files)
+
+
+def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Path:
+    """Write the bundle of `manifest` with `files` in it; what the manifest says about files is made from them.
+
+    Args and errors are those of `build_bundle`; a bundle that is changed wants `made_now()` as `created`.
+    """
+    contents = {file: _content(file, source) for file, source in sorted(files.items())}
+    listed = {file: FileEntry(hashlib.sha256(raw).hexdigest(), len(raw)) for file, raw in contents.items()}
     try:
-        raw = manifest.to_bytes()
+        raw = replace(manifest, files=listed).to_bytes()
     except (TypeError, ValueError) as error:
         raise BundleError(
-            f"bundle '{name}' cannot be described",
+            f"bundle '{manifest.name}' cannot be described",
             expected="only JSON values in metrics, data, sparsity and tools, and no NaN",
             came=str(error),
             do="convert the value (NumPy numbers by float(), NaN to None)",
@@ -97,6 +107,13 @@ def build_bundle(
     # What this process cannot open must not replace what was there.
     write_atomically(out, _zip({NAME: raw, **contents}), verify=_verify)
     return out
+
+
+def made_now() -> str:
+    """When a bundle is made: SOURCE_DATE_EPOCH where it is set, else now, as ISO 8601 in UTC."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch.isdigit() else datetime.now(timezone.utc)
+    return iso_utc(moment)
 
 
 def sign_bundle(path: Path, key: Ed25519PrivateKey, *, out: Path | None = None) -> Path:
@@ -154,9 +171,3 @@ def _zip(contents: Mapping[str, bytes]) -> bytes:
 
 def _verify(bundle: Path) -> None:
     open_bundle(bundle).close()
-
-
-def _now() -> str:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch.isdigit() else datetime.now(timezone.utc)
-    return iso_utc(moment)

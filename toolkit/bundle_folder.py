@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -28,6 +29,7 @@ from toolkit.bundle import build_bundle
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
 from toolkit.lungs.asset import FILE as LUNGS_FILE
+from toolkit.model_card import add_card
 from toolkit.under_test import NEGATIVE, POSITIVE, ModelUnderTest, from_run
 
 # So many X-rays of the validation split are scored to choose the golden ones from.
@@ -44,7 +46,9 @@ _TOOLS = (
 )
 
 
-def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golden: int = 6, onnx: bool = False) -> Path:
+def bundle_from_run(
+    run: Path, out: Path | None = None, *, name: str = "", golden: int = 6, onnx: bool = False, about: str = ""
+) -> Path:
     """Build a bundle from what the folder of a run holds: models, calibration, index, export table and evaluation.
 
     Args:
@@ -53,6 +57,7 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
         name: of the bundle; by default the folder's.
         golden: how many validation X-rays go in as golden cases; 0: none.
         onnx: the ONNX form of each model goes in too.
+        about: for the model card: Markdown by people, on intended use, data, licences and known limits.
 
     Raises:
         BundleError: the run has no calibrated int8 or FP16 model, or a file of it cannot be read.
@@ -79,6 +84,7 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
     images = _golden_images(index.select(split="validation"), models[0], golden) if index and golden else []
     files.update({f"golden/{i}.png": image for i, image in enumerate(images)})
     name = name or run.resolve().name
+    evaluation = _read(run / "evaluation.json")
     written = build_bundle(
         out or run / f"{name}.cxr",
         name=name,
@@ -87,18 +93,25 @@ def bundle_from_run(run: Path, out: Path | None = None, *, name: str = "", golde
         models=entries,
         files=files,
         golden=[case for model, entry in zip(models, entries, strict=True) for case in _cases(model, entry, images)],
-        metrics=_metrics(_read(run / "evaluation.json"), models[0].name),
+        metrics=_metrics(evaluation, models[0].name),
         data=_data(index),
         sparsity=_sparsity(exported.get(Path(models[0].file).name)),
         tools=_tools(),
         lungs=LungsEntry(_LUNGS, LUNGS_VERSION) if lungs else None,
         suitability=_suitability(run, entries[0].file) if SUITABILITY in files else None,
     )
+    add_card(written, evaluation=_of_these_files(evaluation, models), about=about)
     if onnx:
         from toolkit.bundle_onnx import add_onnx
 
         add_onnx(written)
     return written
+
+
+def _of_these_files(evaluation: dict[str, Any], models: Sequence[ModelUnderTest]) -> dict[str, Any]:
+    """The evaluation; empty where it is of files that were since exported anew."""
+    now = {hashlib.sha256(model.content).hexdigest() for model in models}
+    return evaluation if any(one["sha256"] in now for one in evaluation.get("models", ())) else {}
 
 
 def _suitability(run: Path, model: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from firmware_bridge.bundle import Bundle, open_bundle
 from firmware_bridge.errors import BundleError
 from firmware_bridge.manifest import ONNX, TFLITE, GoldenEntry, ModelEntry
 from firmware_bridge.onnx_runtime import open_onnx
-from toolkit.bundle import build_bundle
+from toolkit.bundle import made_now, write_bundle
 from toolkit.onnx_export import to_onnx
 
 # Other arithmetic rounds single values to the step beside, and the layers after it spread that: in the shipped int8
@@ -55,21 +55,8 @@ def add_onnx(path: Path, out: Path | None = None) -> Path:
             golden += [replace(case, model=file) for case in cases]
             facts = {"made_from": entry.file, "largest_golden_difference": round(difference, 4)}
             models.append(replace(entry, file=file, kind=ONNX, metrics=facts))
-        return build_bundle(
-            out or path,
-            name=manifest.name,
-            labels=(manifest.label_negative, manifest.label_positive),
-            preprocessing=manifest.preprocessing,
-            models=models,
-            files=files,
-            golden=golden,
-            metrics=manifest.metrics,
-            data=manifest.data,
-            sparsity=manifest.sparsity,
-            tools=manifest.tools,
-            suitability=manifest.suitability,
-            lungs=manifest.lungs,
-        )
+        changed = replace(manifest, models=tuple(models), golden=tuple(golden), created=made_now())
+        return write_bundle(out or path, changed, files)
 
 
 def _golden(bundle: Bundle, entry: ModelEntry, content: bytes) -> tuple[Sequence[GoldenEntry], float]:

@@ -16,7 +16,7 @@ from toolkit.progress import progress
 from toolkit.report_evaluation import evaluation_sections
 from toolkit.report_page import render
 from toolkit.score_index import NamedIndex, score_index, scores_csv
-from toolkit.summary import INSIDE, Json, Options, ScoredSet, gaps, paired_differences, summarise_set
+from toolkit.summary import EVALUATION_KIND, INSIDE, Json, Options, ScoredSet, gaps, paired_differences, summarise_set
 from toolkit.summary_text import headline
 from toolkit.under_test import ModelUnderTest, baseline_of, labels_of, with_unique_names
 
@@ -64,12 +64,7 @@ def evaluate(
     _check_names(indexes)
     labels = labels or labels_of(models)
     described = [model.to_json() for model in models]
-    sets: list[ScoredSet] = []
-    for named in indexes:
-        scored = score_index(named, models, labels=labels, workers=workers)
-        for model in models:
-            write_atomically(out / "scores" / f"{scored.name}.{model.name}.csv", scores_csv(scored, model.name))
-        sets.append(scored)
+    sets = [_scored(named, models, labels=labels, out=out, workers=workers) for named in indexes]
     thresholds = {model.name: model.threshold for model in models}
     summaries = [
         summarise_set(scored, thresholds, options) for scored in progress(sets, "resampling patients for intervals")
@@ -77,7 +72,7 @@ def evaluate(
     baseline = baseline_of(models)
     evaluation: Json = {
         "schema": SCHEMA,
-        "kind": "cxr-edge-evaluation",
+        "kind": EVALUATION_KIND,
         "notice": NOTICE,
         "created": utc_now(),
         "labels": {"negative": labels[0], "positive": labels[1]},
@@ -93,6 +88,16 @@ def evaluate(
     write_atomically(out / JSON_NAME, json.dumps(evaluation, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
     write_atomically(out / HTML_NAME, render("Evaluation", headline(evaluation), evaluation_sections(evaluation)))
     return evaluation
+
+
+def _scored(
+    named: NamedIndex, models: Sequence[ModelUnderTest], *, labels: tuple[str, str], out: Path, workers: int
+) -> ScoredSet:
+    """The X-rays of one index scored by every model; their scores are on disk then."""
+    scored = score_index(named, models, labels=labels, workers=workers)
+    for model in models:
+        write_atomically(out / "scores" / f"{scored.name}.{model.name}.csv", scores_csv(scored, model.name))
+    return scored
 
 
 def parse_named_index(text: str) -> NamedIndex:

@@ -19,9 +19,10 @@ from calibration.metrics import ece
 from calibration.temperature import calibrated
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.decode import decode
-from firmware_bridge.manifest import SIGNATURE_NAME, TFLITE, CalibrationEntry, GoldenEntry, Manifest, ModelEntry
-from toolkit.bundle import build_bundle
+from firmware_bridge.manifest import TFLITE, CalibrationEntry, GoldenEntry, Manifest, ModelEntry
+from toolkit.bundle import made_now, write_bundle
 from toolkit.extras import require_modules
+from toolkit.model_card import CARD, outdated_card
 from toolkit.score_index import NamedIndex, score_index
 from toolkit.summary import ScoredSet
 from toolkit.under_test import ModelUnderTest, from_bundle
@@ -86,20 +87,16 @@ def recalibrate(
         InputError: the X-rays do not show both classes, or too few patients.
     """
     with open_bundle(bundle) as opened:
-        onnx = any(entry.kind != TFLITE for entry in opened.manifest.models)
-    if onnx:
+        manifest = opened.manifest
+        plain = [entry for entry in manifest.models if entry.kind == TFLITE]
+        other_forms = {entry.file for entry in manifest.models if entry.kind != TFLITE}
+        files: dict[str, bytes | Path] = {f: opened.read(f) for f in manifest.files if f not in other_forms}
+    if other_forms:
         require_modules("tf2onnx", "onnx", "onnxruntime", extra="onnx")
     models = from_bundle(bundle)
     assert models[0].labels is not None  # every bundle names its labels
     scored = score_index(xrays, models, labels=models[0].labels, workers=workers)
-    with open_bundle(bundle) as opened:
-        manifest = opened.manifest
-        files: dict[str, bytes | Path] = {file: opened.read(file) for file in manifest.files if file != SIGNATURE_NAME}
     done: list[Recalibrated] = []
-    plain = [entry for entry in manifest.models if entry.kind == TFLITE]
-    for entry in manifest.models:
-        if entry.kind != TFLITE:
-            del files[entry.file]
     for entry, model in zip(plain, models, strict=True):
         fit = calibrate(
             scored.logits[model.name],
@@ -112,8 +109,16 @@ def recalibrate(
         )
         done.append(_compared(entry, model, fit, scored, with_bias=with_bias, seed=seed))
     entries = [_entry(entry, one) for entry, one in zip(plain, done, strict=True)]
-    _write(out, manifest, entries, files, models=models, name=name or f"{manifest.name} {xrays.name}", scored=scored)
-    if onnx:
+    changed = replace(
+        manifest,
+        name=name or f"{manifest.name} {xrays.name}",
+        created=made_now(),
+        models=tuple(entries),
+        golden=tuple(_golden(manifest, entries, files, models)),
+        data={**manifest.data, "recalibrated_on": _site(scored)},
+    )
+    _write(out, changed, files, fitted_to=xrays.name)
+    if other_forms:
         from toolkit.bundle_onnx import add_onnx
 
         add_onnx(out)
@@ -148,37 +153,21 @@ def _entry(entry: ModelEntry, one: Recalibrated) -> ModelEntry:
     return replace(entry, calibration=calibration, metrics={**entry.metrics, "recalibrated": one.to_json()})
 
 
-def _write(
-    out: Path,
-    manifest: Manifest,
-    entries: list[ModelEntry],
-    files: dict[str, bytes | Path],
-    *,
-    models: list[ModelUnderTest],
-    name: str,
-    scored: ScoredSet,
-) -> None:
-    site = {
+def _site(scored: ScoredSet) -> dict[str, Any]:
+    """What the manifest says about the X-rays of the site."""
+    return {
         "index_sha256": scored.fingerprint,
         "images": int(scored.positive.size),
         "positives": int(scored.positive.sum()),
         "patients": int(np.unique(scored.patients).size),
     }
-    build_bundle(
-        out,
-        name=name,
-        labels=(manifest.label_negative, manifest.label_positive),
-        preprocessing=manifest.preprocessing,
-        models=entries,
-        files=files,
-        golden=_golden(manifest, entries, files, models),
-        metrics=manifest.metrics,
-        data={**manifest.data, "recalibrated_on": site},
-        sparsity=manifest.sparsity,
-        tools=manifest.tools,
-        suitability=manifest.suitability,
-        lungs=manifest.lungs,
-    )
+
+
+def _write(out: Path, changed: Manifest, files: dict[str, bytes | Path], *, fitted_to: str) -> None:
+    card = files.get(CARD)
+    if isinstance(card, bytes):
+        files = {**files, CARD: outdated_card(card.decode(), name=changed.name, sets=fitted_to).encode()}
+    write_bundle(out, changed, files)
 
 
 def _golden(

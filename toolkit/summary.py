@@ -32,6 +32,7 @@ Json = dict[str, Any]
 MIN_GROUP_PATIENTS = 10
 MAX_ROC_POINTS = 200
 INSIDE = "inside"
+EVALUATION_KIND = "cxr-edge-evaluation"
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,13 +127,13 @@ def metric_columns(evaluation: Json) -> list[str]:
 def markdown(evaluation: Json) -> str:
     """Headline, notice, and the tables in Markdown."""
     parts = [f"**{headline(evaluation)}**", f"*{evaluation['notice']}*"]
-    parts.append(_table(metric_columns(evaluation), metric_rows(evaluation)))
+    parts.append(markdown_table(metric_columns(evaluation), metric_rows(evaluation)))
     if evaluation["gaps"]:
         rows = [
             [gap["model"], f"{gap['inside']} → {gap['outside']}", with_interval(gap["difference"])]
             for gap in evaluation["gaps"]
         ]
-        parts.append(_table(["Model", "From → to", "AUROC lost"], rows))
+        parts.append(markdown_table(["Model", "From → to", "AUROC lost"], rows))
     if evaluation["paired"]:
         rows = [
             [
@@ -143,7 +143,7 @@ def markdown(evaluation: Json) -> str:
             ]
             for pair in evaluation["paired"]
         ]
-        parts.append(_table(["Models", "Set", "Difference in AUROC (paired)"], rows))
+        parts.append(markdown_table(["Models", "Set", "Difference in AUROC (paired)"], rows))
     shortcut_rows = [
         [one["name"], *(with_interval(shortcut_interval(interval)) for interval in one["shortcuts"].values())]
         for one in evaluation["sets"]
@@ -153,15 +153,16 @@ def markdown(evaluation: Json) -> str:
         names = next(list(one["shortcuts"]) for one in evaluation["sets"] if one["shortcuts"])
         heads = [words(name) for name in names]
         parts.append("AUROC of file attributes alone, without looking at the lungs:")
-        parts.append(_table(["Set", *heads], shortcut_rows))
+        parts.append(markdown_table(["Set", *heads], shortcut_rows))
     confounded = [[*row[:3], *map(with_interval, row[3:])] for row in confounding_rows(evaluation)]
     if confounded:
         parts.append("What is left when view, sex or age is held still, and how well the score tells it by itself:")
-        parts.append(_table(CONFOUNDING_COLUMNS, confounded))
+        parts.append(markdown_table(CONFOUNDING_COLUMNS, confounded))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns and rows of text as a table in Markdown."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from toolkit.data.index import Xray
+from toolkit.data.index import Index, Xray
 from toolkit.summary import Options, ScoredSet, gaps, paired_differences, summarise_set
 
+DATA = Path(__file__).resolve().parent.parent / "data"
 OPTIONS = Options(resamples=50)
 THRESHOLDS = {"int8": 0.5, "fp16": 0.5}
 
@@ -86,3 +90,17 @@ def scored_set() -> Callable[..., ScoredSet]:
 def evaluation_of() -> Callable[[list[ScoredSet]], dict[str, Any]]:
     """Makes the evaluation of scored sets, as `evaluation.json` holds it."""
     return _evaluation_of
+
+
+@pytest.fixture
+def run(tmp_path: Path, samples: Path) -> Path:
+    """A run with the tiny int8 model, a calibration, and all samples as its validation split."""
+    folder = tmp_path / "my run"
+    (folder / "models").mkdir(parents=True)
+    shutil.copy(DATA / "tiny.int8.tflite", folder / "models" / "model.int8.tflite")
+    shutil.copy(DATA / "tiny.head.npy", folder / "models" / "head.int8.npy")
+    fitted = {"temperature": 2.0, "bias": 0.0, "threshold": 0.4, "threshold_interval": [0.3, 0.5]}
+    (folder / "calibration.json").write_text(json.dumps({"models": {"model.int8.tflite": fitted}}))
+    index = Index.read(samples / "index.csv")
+    index.with_rows([replace(row, split="validation") for row in index.rows]).write(folder / "index.csv")
+    return folder

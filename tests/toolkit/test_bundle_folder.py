@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +15,6 @@ from toolkit.bundle_folder import bundle_from_run
 from toolkit.data.index import Index
 
 DATA = Path(__file__).resolve().parent.parent / "data"
-
-
-@pytest.fixture
-def run(tmp_path: Path, samples: Path) -> Path:
-    folder = tmp_path / "my run"
-    (folder / "models").mkdir(parents=True)
-    shutil.copy(DATA / "tiny.int8.tflite", folder / "models" / "model.int8.tflite")
-    shutil.copy(DATA / "tiny.head.npy", folder / "models" / "head.int8.npy")
-    fitted = {"temperature": 2.0, "bias": 0.0, "threshold": 0.4, "threshold_interval": [0.3, 0.5]}
-    (folder / "calibration.json").write_text(json.dumps({"models": {"model.int8.tflite": fitted}}))
-    index = Index.read(samples / "index.csv")
-    index.with_rows([replace(row, split="validation") for row in index.rows]).write(folder / "index.csv")
-    return folder
 
 
 def test_a_run_becomes_a_bundle(run: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from firmware_bridge.result import NOTICE
+from toolkit.cli.bundle_file import BUNDLE_FILE, written_to
 from toolkit.cli.secret import read_secret
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _VARIABLE = "CXR_EDGE_KEY_PASSPHRASE"
 _KEY_HELP = "File of the private key that signs (`cxr-edge bundle keygen`)."
 _PASSPHRASE_HELP = f"File whose first line is the key's passphrase; or set {_VARIABLE}; else it is asked for."
+_ABOUT_HELP = "Markdown for the model card: intended use, data, licences, known limits."
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -31,10 +33,18 @@ def command() -> None:
 @click.option("--name", default="", help="Name of the bundle. Default: the folder's.")
 @click.option("--golden", type=click.IntRange(0, 100), default=6, show_default=True, help="How many golden X-rays.")
 @click.option("--onnx", is_flag=True, help="Put the ONNX form of each model in, for TensorRT and ONNX Runtime.")
+@click.option("--about", type=_FILE, help=_ABOUT_HELP)
 @click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 def build(
-    run: Path, out: Path | None, name: str, golden: int, onnx: bool, key: Path | None, passphrase_file: Path | None
+    run: Path,
+    out: Path | None,
+    name: str,
+    golden: int,
+    onnx: bool,
+    about: Path | None,
+    key: Path | None,
+    passphrase_file: Path | None,
 ) -> None:
     """Build a bundle from the folder RUN of a finished training run.
 
@@ -42,14 +52,15 @@ def build(
     """
     from toolkit.bundle import sign_bundle
     from toolkit.bundle_folder import bundle_from_run
+    from toolkit.model_card import read_about
 
     private = private_key(key, passphrase_file) if key else None  # before the work: a wrong passphrase says so now
-    bundle = bundle_from_run(run, out, name=name, golden=golden, onnx=onnx)
+    bundle = bundle_from_run(run, out, name=name, golden=golden, onnx=onnx, about=read_about(about) if about else "")
     click.echo(sign_bundle(bundle, private) if private else bundle)
 
 
 @command.command("add-onnx", epilog=NOTICE)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BUNDLE_FILE)
 @click.option("--out", type=_FILE, help="File to write. Default: BUNDLE itself, replaced as a whole.")
 @click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
@@ -63,7 +74,38 @@ def add_onnx(bundle: Path, out: Path | None, key: Path | None, passphrase_file: 
     from toolkit.bundle_onnx import add_onnx as add
 
     private = private_key(key, passphrase_file) if key else None
-    written = add(bundle, out)
+    written = add(bundle, written_to(bundle, out))
+    click.echo(sign_bundle(written, private) if private else written)
+
+
+@command.command("add-card", epilog=NOTICE)
+@click.argument("bundle", type=BUNDLE_FILE)
+@click.option("--evaluation", type=_FILE, help="evaluation.json of `cxr-edge evaluate --bundle BUNDLE`.")
+@click.option("--about", type=_FILE, help=_ABOUT_HELP)
+@click.option("--out", type=_FILE, help="File to write. Default: BUNDLE itself, replaced as a whole.")
+@click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
+@click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
+def add_card(
+    bundle: Path,
+    evaluation: Path | None,
+    about: Path | None,
+    out: Path | None,
+    key: Path | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Put a model card with figures by set and group into BUNDLE.
+
+    It takes the place of the card that a training run puts in. The new bundle is another one: it has a new id, and no
+    signature but that of --key.
+    """
+    from toolkit.bundle import sign_bundle
+    from toolkit.model_card import add_card as add
+    from toolkit.model_card import read_about, read_evaluation
+
+    private = private_key(key, passphrase_file) if key else None
+    figures = read_evaluation(evaluation) if evaluation else {}
+    text = read_about(about) if about else ""
+    written = add(bundle, evaluation=figures, about=text, out=written_to(bundle, out))
     click.echo(sign_bundle(written, private) if private else written)
 
 
@@ -89,7 +131,7 @@ def keygen(out: Path, name: str, passphrase_file: Path | None, no_passphrase: bo
 
 
 @command.command("sign", epilog=NOTICE)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BUNDLE_FILE)
 @click.option("--key", type=_FILE, required=True, envvar="CXR_EDGE_KEY", help=_KEY_HELP)
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 @click.option("--out", type=_FILE, help="File to write. Default: BUNDLE itself, replaced as a whole.")
@@ -100,7 +142,7 @@ def sign(bundle: Path, key: Path, passphrase_file: Path | None, out: Path | None
     """
     from toolkit.bundle import sign_bundle
 
-    click.echo(sign_bundle(bundle, private_key(key, passphrase_file), out=out))
+    click.echo(sign_bundle(bundle, private_key(key, passphrase_file), out=written_to(bundle, out)))
 
 
 def private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
@@ -118,21 +160,27 @@ def private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
 
 
 @command.command("inspect", epilog=NOTICE)
-@click.argument("bundle", type=click.Path(path_type=Path))
-def inspect(bundle: Path) -> None:
+@click.argument("bundle", type=BUNDLE_FILE)
+@click.option("--card", is_flag=True, help="Print its model card instead.")
+def inspect(bundle: Path, card: bool) -> None:
     """Print the manifest of BUNDLE as JSON.
 
     With its id, and the ids of the keys that signed it, which are not verified here.
     """
     from firmware_bridge.bundle import open_bundle
 
+    if card:
+        from toolkit.model_card import read_card
+
+        click.echo(read_card(bundle), nl=False)
+        return
     with open_bundle(bundle) as opened:
         more = {"id": opened.id, "signed_by": [one.key_id for one in opened.signatures]}
         click.echo(json.dumps({**more, **opened.manifest.to_json()}, ensure_ascii=False, indent=1))
 
 
 @command.command("verify", epilog=NOTICE)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BUNDLE_FILE)
 @click.option("--trusted-keys", type=_FILE, envvar="CXR_EDGE_TRUSTED_KEYS", help="One of these must have signed it.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the interpreter.")
 def verify(bundle: Path, trusted_keys: Path | None, threads: int) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from firmware_bridge.result import NOTICE
+from toolkit.cli.bundle_file import BUNDLE_FILE
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("recalibrate", epilog=NOTICE)
-@click.argument("bundle", type=_FILE)
+@click.argument("bundle", type=BUNDLE_FILE)
 @click.option(
     "--index",
     required=True,
