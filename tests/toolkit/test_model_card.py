@@ -22,8 +22,6 @@ from toolkit.score_index import NamedIndex
 from toolkit.summary import Options
 from toolkit.under_test import from_run
 
-CARDS = Path(__file__).parents[2] / "docs" / "cards"
-
 
 @pytest.fixture
 def evaluated(run: Path) -> Path:
@@ -109,7 +107,7 @@ def test_a_bundle_fitted_anew_says_which_figures_are_old() -> None:
 @pytest.mark.parametrize("name", shipped_names())
 def test_a_shipped_bundle_brings_its_card(name: str) -> None:
     card = read_card(shipped_bundle(name))
-    assert (CARDS / f"{name}.md").read_text(encoding="utf-8").strip() in card
+    assert shipped_bundle(name).with_suffix(".about.md").read_text(encoding="utf-8").strip() in card
     for heading in ("Intended use", "Data", "Known limits", "Licence", "Figures", "What it refuses"):
         assert f"## {heading}" in card
     for group in ("sex F", "sex M", "age 18 to 39", "age 40 to 64", "view AP", "view PA"):
