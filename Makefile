@@ -3,20 +3,19 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := train,dicom,dicom-net,deploy,imagenet,page,fhir,demo,onnx,archive,ray,docs,dev
+EXTRAS := train,dicom,dicom-net,deploy,imagenet,page,fhir,demo,onnx,bench,archive,ray,docs,dev
 STAMP  := $(VENV)/.installed
-BENCH_STAMP := $(VENV)/.installed-bench
-PACKAGES := toolkit calibration firmware_bridge
+PACKAGES := toolkit calibration firmware_bridge benchmarks
 # Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
 PYTEST_WORKERS ?= 2
 
-.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak soak-stream soak-score schemas docs test-docs demo benchmark constraints constraints-upgrade clean
+.PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak soak-stream soak-score schemas docs test-docs demo benchmarks constraints constraints-upgrade clean
 
 help:
 	@echo "make demo              train, compress, bundle and run the agent on the sample X-rays"
 	@echo "make test              all tests"
 	@echo "make check             ruff and mypy --strict"
-	@echo "make benchmark         the peers' extra, then cxr-edge benchmark; MODELS=... IMAGES=... name the files"
+	@echo "make benchmarks        other runtimes and ours side by side, minutes; IMAGES=FOLDER INDEX=FILE name other X-rays"
 	@echo "make soak              200 kills, 50,000 X-rays, 100,000 files waiting, 20,000 damaged inputs: over an hour"
 	@echo "make soak-stream       1 to 8 agents on one stream, each with a share of a core: part of soak, 6 minutes (root)"
 	@echo "make soak-score        20,000 X-rays scored with kills in between, and the rates: a quarter of an hour"
@@ -50,10 +49,6 @@ $(BIN)/python:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(call install,$(EXTRAS))
-	@touch $@
-
-$(BENCH_STAMP): $(STAMP)
-	$(call install,$(EXTRAS),bench)
 	@touch $@
 
 check: $(STAMP)
@@ -108,8 +103,8 @@ soak-score: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m toolkit.demo
 
-benchmark: $(BENCH_STAMP)
-	$(BIN)/cxr-edge benchmark --peers $(addprefix --model ,$(MODELS)) --images $(or $(IMAGES),samples)
+benchmarks: $(STAMP)
+	$(BIN)/python -m benchmarks $(addprefix --images ,$(IMAGES)) $(addprefix --index ,$(INDEX))
 
 # Keeps the pins that still fit; constraints-upgrade takes the newest of everything.
 UV_COMPILE = $(BIN)/uv pip compile $(UPGRADE) --quiet --no-header --no-annotate pyproject.toml

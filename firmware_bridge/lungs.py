@@ -134,12 +134,22 @@ class LungFinder:
         Raises:
             ModelError: the runtime failed.
         """
+        coarse, logits = self.infer(small)
+        mask = np.asarray(cv2.resize(coarse, (MASK_PX, MASK_PX), interpolation=cv2.INTER_LINEAR), np.float32)
+        raised = np.exp(logits - logits.max())
+        return mask, np.asarray(raised / raised.sum(), np.float32)
+
+    def infer(self, small: Grey) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the file itself says of (128, 128) uint8: its mask (h, w) float32 in [0, 1], and logits of kinds (7,).
+
+        Raises:
+            ModelError: the runtime failed.
+        """
         try:
             with self._lock:
                 self._raw.tensor(self._input)()[0, :, :, 0] = small
                 self._raw.invoke()
-                coarse = self._mask.read(self._raw)[0, :, :, 0]
-                logits = self._kind.read(self._raw)[0]
+                return self._mask.read(self._raw)[0, :, :, 0], self._kind.read(self._raw)[0]
         except (RuntimeError, ValueError) as error:
             raise ModelError(
                 "the lung network failed while it ran",
@@ -147,9 +157,6 @@ class LungFinder:
                 came=" ".join(str(error).split())[:200],
                 do="build the bundle again, or try another runtime",
             ) from error
-        mask = np.asarray(cv2.resize(coarse, (MASK_PX, MASK_PX), interpolation=cv2.INTER_LINEAR), np.float32)
-        raised = np.exp(logits - logits.max())
-        return mask, np.asarray(raised / raised.sum(), np.float32)
 
 
 @dataclass(frozen=True, slots=True)

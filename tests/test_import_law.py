@@ -54,6 +54,11 @@ def test_no_source_imports_what_its_room_may_not(room: str) -> None:
     assert [line for line in broken if line.rpartition(" ")[2] in FORBIDDEN[room]] == []
 
 
+def test_the_package_does_not_need_the_benchmarks() -> None:
+    imports = [(path, name) for room in ROOMS for path in _sources(room) for _, name in _imports(path)]
+    assert [path for path, name in imports if name == "benchmarks"] == []
+
+
 def test_calibration_needs_numpy_alone() -> None:
     imports = [(path, line, name) for path in _sources("calibration") for line, name in _imports(path)]
     assert [f"{path}:{line} imports {name}" for path, line, name in imports if name not in CALIBRATION_MAY] == []

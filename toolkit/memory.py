@@ -15,6 +15,11 @@ def resident_bytes() -> int | None:
     return _field_bytes(Path("/proc/self/status"), "VmRSS")
 
 
+def peak_bytes() -> int | None:
+    """The most memory that this process ever had in RAM; None where the system does not tell (proc(5), VmHWM)."""
+    return _field_bytes(Path("/proc/self/status"), "VmHWM")
+
+
 def _field_bytes(file: Path, name: str) -> int | None:
     try:
         lines = file.read_text(encoding="ascii", errors="replace").splitlines()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,17 @@ from typing import Any
 from firmware_bridge.errors import ConfigError, InputError, MissingExtraError
 from firmware_bridge.result import NOTICE
 from toolkit.benchmark.cold import Cold, measure_cold
-from toolkit.benchmark.contenders import DEFAULT_THREADS, Naive, OnnxRuntime, OpenVino, Ours
-from toolkit.benchmark.rivals import rival_file
-from toolkit.benchmark.stopwatch import FOLDER, SCORE, TOTAL, Contender, Lap, take_folder_turns, take_turns
+from toolkit.benchmark.contenders import Ours
+from toolkit.benchmark.machine import machine
+from toolkit.benchmark.naive import DEFAULT_THREADS, Naive, stock_tflite
+from toolkit.benchmark.stock import stock_file
+from toolkit.benchmark.stopwatch import FOLDER, SCORE, TOTAL, FolderContender, Lap, take_folder_turns, take_turns
 from toolkit.progress import progress
 
 SCHEMA = 1
 PICTURES = (".jpg", ".jpeg", ".png")
 DICOM = (".dcm", ".dicom")
-STAGES = ("decode", "preprocess", "infer", SCORE, "explain", TOTAL, FOLDER)
+STAGES = ("decode", "lungs", "preprocess", "infer", SCORE, "explain", TOTAL, FOLDER)
 COMPARED = ("infer", SCORE, FOLDER)
 
 
@@ -35,7 +35,6 @@ class Plan:
         rounds: turns of each contender.
         limit: at most so many X-rays, spread evenly over the folder.
         naive: the naive way beside the models, where the extra [train] is there.
-        peers: ONNX Runtime and OpenVINO beside the models; needs [train,bench].
     """
 
     models: Sequence[Path]
@@ -44,7 +43,6 @@ class Plan:
     rounds: int = 7
     limit: int = 12
     naive: bool = True
-    peers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +90,13 @@ def run_benchmark(plan: Plan) -> Benchmark:
     others = _others(plan, images, notes)
     # Before the turns, which warm everything: a fresh process for each file, with nothing else running.
     colds = [measure_cold(one.model, images[0], threads=one.threads) for one in ours]
-    everybody: list[Contender] = [*ours, *others]
+    everybody: list[FolderContender] = [*ours, *others]
     laps = take_turns(everybody, images, progress(range(plan.rounds), "benchmark rounds, X-ray by X-ray"))
-    whole = [(one, lap) for one, lap in zip(everybody, laps, strict=True) if isinstance(one, (Ours, Naive))]
-    rounds = progress(range(plan.rounds), "benchmark rounds, the folder at once")
-    take_folder_turns([one for one, _ in whole], [lap for _, lap in whole], images, rounds)
+    take_folder_turns(everybody, laps, images, progress(range(plan.rounds), "benchmark rounds, the folder at once"))
     rivals = list(zip(others, laps[len(ours) :], strict=True))
     rows = [_our_row(one, lap, cold, rivals) for one, lap, cold in zip(ours, laps[: len(ours)], colds, strict=True)]
     rows += [Row(one.name, one.threads, _stages(lap), {}) for one, lap in rivals]
-    return Benchmark(tuple(rows), _machine(), len(images), plan.rounds, tuple(notes))
+    return Benchmark(tuple(rows), machine(), len(images), plan.rounds, tuple(notes))
 
 
 def _check(plan: Plan) -> None:
@@ -133,38 +129,29 @@ def _choose_images(plan: Plan) -> tuple[list[Path], list[str]]:
     return [found[int(index * step)] for index in range(min(plan.limit, len(found)))], notes
 
 
-def _others(plan: Plan, images: Sequence[Path], notes: list[str]) -> list[Contender]:
-    wanted: list[tuple[str, Callable[..., Contender]]] = []
-    if plan.naive and images[0].suffix.lower() in DICOM:
+def _others(plan: Plan, images: Sequence[Path], notes: list[str]) -> list[Naive]:
+    if not plan.naive:
+        return []
+    if images[0].suffix.lower() in DICOM:
         notes.append("the naive way is left out: it cannot read DICOM")
-    elif plan.naive:
-        wanted.append(("stock-b0.float.tflite", Naive))
-    if plan.peers:
-        wanted += [("b0.int8.onnx", OnnxRuntime), ("b0.int8.xml", OpenVino)]
-    others: list[Contender] = []
-    for name, build in progress(wanted, "files of the other contenders"):
-        try:
-            file = rival_file(name)
-        except MissingExtraError as error:
-            if build is not Naive:
-                raise
-            # A device measures itself without TensorFlow; the comparison is then missing, and the report says so.
-            notes.append(f"the naive way is left out: {error.what} ({error.do})")
-            continue
-        if build is Naive:
-            # Always as a script leaves it, too: that is what most people would compare with.
-            others += [Naive(file, threads=threads) for threads in sorted({DEFAULT_THREADS, *plan.threads})]
-            others.append(Naive(file, threads=DEFAULT_THREADS, bilinear=True))
-        else:
-            others += [build(file, threads=threads) for threads in plan.threads]
-    return others
+        return []
+    try:
+        file = stock_file()
+    except MissingExtraError as error:
+        # A device measures itself without TensorFlow; the comparison is then missing, and the report says so.
+        notes.append(f"the naive way is left out: {error.what} ({error.do})")
+        return []
+    # Always as a script leaves it, too: that is what most people would compare with.
+    counts = sorted({DEFAULT_THREADS, *plan.threads})
+    others = [Naive(stock_tflite(file, threads=threads), threads=threads) for threads in counts]
+    as_written = stock_tflite(file, threads=DEFAULT_THREADS)
+    return [*others, Naive(as_written, threads=DEFAULT_THREADS, bilinear=True)]
 
 
-def _our_row(one: Ours, lap: Lap, cold: Cold, rivals: Sequence[tuple[Contender, Lap]]) -> Row:
+def _our_row(one: Ours, lap: Lap, cold: Cold, rivals: Sequence[tuple[Naive, Lap]]) -> Row:
     ratios: dict[str, float] = {}
     for rival, theirs in rivals:
-        as_written = isinstance(rival, Naive) and rival.threads == DEFAULT_THREADS
-        if rival.threads == one.threads or as_written:
+        if rival.threads in (one.threads, DEFAULT_THREADS):
             for stage in COMPARED:
                 if stage in theirs.stages:
                     name = rival.name if rival.threads == one.threads else f"{rival.name}, {rival.threads} thread"
@@ -188,25 +175,3 @@ def _stages(lap: Lap) -> dict[str, dict[str, float]]:
         for stage in STAGES
         if stage in lap.stages
     }
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "processor": _processor(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        # Above the number of cores, others were at work too: absolute times are too long, ratios hold.
-        "load_average": round(os.getloadavg()[0], 2),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = dict(line.split(":", 1) for line in lines if ":" in line)
-    # x86 names the processor, a Raspberry Pi the board.
-    by_key = {key.strip().lower(): value.strip() for key, value in named.items()}
-    return by_key.get("model name") or by_key.get("model") or platform.processor()

@@ -31,7 +31,6 @@ from toolkit.cli.hosts import Reach, for_hosts, leave, run_async
 @click.option("--rounds", default=7, show_default=True, help="Turns of each contender.")
 @click.option("--limit", default=12, show_default=True, help="At most so many X-rays, spread over the folder.")
 @click.option("--naive/--no-naive", default=True, show_default=True, help="The naive way beside the files.")
-@click.option("--peers", is_flag=True, help="ONNX Runtime and OpenVINO beside the files (needs [train,bench]).")
 @click.option("--agent", is_flag=True, help="Measure the whole agent beside a bare loop of the same work.")
 @click.option(
     "--bundle",
@@ -56,7 +55,6 @@ def command(
     rounds: int,
     limit: int,
     naive: bool,
-    peers: bool,
     agent: bool,
     bundle: Path | None,
     count: int,
@@ -89,7 +87,6 @@ def command(
         rounds=rounds,
         limit=limit,
         naive=naive,
-        peers=peers,
     )
     benchmark = run_benchmark(plan)
     if json_path is not None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,29 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.errors import ConfigError, InputError, MissingExtraError, ModelError, UnreadableImage
+from firmware_bridge.errors import ConfigError, InputError, ModelError, UnreadableImage
 from toolkit.benchmark.cold import measure_cold
 from toolkit.benchmark.contenders import Ours
 from toolkit.benchmark.measure import STAGES, Plan, run_benchmark
-from toolkit.benchmark.rivals import RECIPES, rival_file
+from toolkit.benchmark.stock import stock_file
 from toolkit.benchmark.table import render
 from toolkit.cli.main import run
 from toolkit.doctor.facts import PROBE_MODEL
 
 
-def plan(
-    images: Path, *, threads: Sequence[int] = (1, 2), limit: int = 3, rounds: int = 2, peers: bool = False
-) -> Plan:
-    return Plan(
-        models=[PROBE_MODEL], images=images, threads=threads, limit=limit, rounds=rounds, naive=False, peers=peers
-    )
+def plan(images: Path, *, threads: Sequence[int] = (1, 2), limit: int = 3, rounds: int = 2) -> Plan:
+    return Plan(models=[PROBE_MODEL], images=images, threads=threads, limit=limit, rounds=rounds, naive=False)
 
 
 def test_every_stage_is_timed_for_every_number_of_threads(samples: Path) -> None:
     benchmark = run_benchmark(plan(samples))
     assert [row.threads for row in benchmark.rows] == [1, 2]
     for row in benchmark.rows:
-        assert tuple(row.stages_ms) == STAGES
+        assert tuple(row.stages_ms) == tuple(stage for stage in STAGES if stage != "lungs")
         parts = sum(row.stages_ms[stage]["p50"] for stage in ("decode", "preprocess", "infer"))
         assert 0 < parts < 2 * row.stages_ms["file to score"]["p95"]
         assert row.stages_ms["file to score"]["p50"] < row.stages_ms["total"]["p95"]
@@ -108,12 +103,6 @@ def test_a_file_that_is_no_model_is_refused(samples: Path, tmp_path: Path, capsy
         measure_cold(wrong, next((samples / "chest_xray").rglob("*.jp*g")), threads=1)
 
 
-def test_missing_peers_name_the_extra(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'cxr-edge\[train,bench\]'"):
-        run_benchmark(plan(samples, peers=True))
-
-
 def test_the_command_writes_json_ends_with_the_notice_and_loads_no_tensorflow(samples: Path, tmp_path: Path) -> None:
     report = tmp_path / "a folder" / "bench.json"
     arguments = ["benchmark", "--model", str(PROBE_MODEL), "--images", str(samples), "--no-naive", "--limit", "2"]
@@ -128,14 +117,18 @@ def test_the_command_writes_json_ends_with_the_notice_and_loads_no_tensorflow(sa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_rivals_file_is_made_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in RECIPES[name].modules:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"needs {module}: pip install 'cxr-edge[{RECIPES[name].extra}]'")
+def test_the_stock_file_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = rival_file(name)
+    first = stock_file()
     made_at = first.stat().st_mtime_ns
-    assert rival_file(name) == first
+    assert stock_file() == first
     assert first.stat().st_mtime_ns == made_at
     assert first.stat().st_size > 100_000
+
+
+def test_without_tensorflow_the_naive_way_is_left_out_and_named(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    benchmark = run_benchmark(replace(plan(samples, threads=(1,), limit=1, rounds=1), naive=True))
+    assert [row.name for row in benchmark.rows] == [PROBE_MODEL.name]
+    assert any("naive way is left out" in note for note in benchmark.notes)
