@@ -49,12 +49,12 @@ def test_the_pictures_are_svg_with_every_name_and_the_same_every_time(report: di
 
 def test_the_page_keeps_what_people_wrote_and_changes_once(report: dict[str, Any], tmp_path: Path) -> None:
     page = tmp_path / PAGE
-    page.write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n\n{BEGIN}\nstale figures\n{END}\n\nafter\n", encoding="utf-8")
     update(report, tmp_path)
     once = page.read_text(encoding="utf-8")
     assert once.startswith("before\n")
     assert once.endswith("after\n")
-    assert "old" not in once
+    assert "stale figures" not in once
     assert TIME_PLOT in once
     assert (tmp_path / COST_PLOT).stat().st_size > 1000
     update(report, tmp_path)
