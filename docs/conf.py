@@ -26,7 +26,7 @@ myst_fence_as_directive = []
 
 # The colours of a code block in light and dark. JSON with "…" in it is an example, and no error.
 pygments_style = "tango"
-pygments_dark_style = "monokai"
+pygments_dark_style = "github-dark"
 
 # Furo's fonts are the system's, its scripts are its own: nothing is fetched from anywhere.
 html_theme = "furo"

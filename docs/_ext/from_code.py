@@ -80,7 +80,8 @@ def _objects(schema: Schema, place: str, *, toml: bool) -> Iterator[tuple[str, S
 def _table(schema: Schema) -> list[str]:
     properties = schema["properties"]
     variables = any("x-environment" in part for part in properties.values())
-    required = schema.get("required", [])
+    # What one of several forms needs is not optional either; the text above the table tells the forms apart.
+    required = [*schema.get("required", []), *(key for form in schema.get("oneOf", []) for key in form["required"])]
     lines = ["| field | what it may be | default | meaning |", "|---|---|---|---|"]
     if not variables:
         lines = ["| field | what it may be | meaning |", "|---|---|---|"]

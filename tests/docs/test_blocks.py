@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from jsonschema import Draft202012Validator
 
+from firmware_bridge.settings import SECTIONS
 from tests.docs.blocks import PAGES, Block, blocks, words
 from toolkit.cli.main import COMMANDS, cxr_edge
+from toolkit.schema import schema_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ALL = [block for page in PAGES for block in blocks(page)]
 LINES = [(block, line) for block in ALL for line in block.commands()]
@@ -76,3 +86,23 @@ def test_its_blocks_say_what_they_are(page: Path) -> None:
 def test_every_command_is_named() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [name for name in COMMANDS if f"cxr-edge {name}" not in text] == []
+
+
+def test_examples_of_results_are_right_under_the_schema() -> None:
+    found = [json.loads(block.text) for block in ALL if block.page == "result-record.md" and block.language == "json"]
+    assert len(found) == 2
+    for record in found:
+        Draft202012Validator(schema_of("result")).validate(record)
+
+
+TABLES = [(block, tomllib.loads(block.text)) for block in ALL if block.language == "toml"]
+AGENTS = [
+    pytest.param(tables, id=f"{block.page}:{block.line}")
+    for block, tables in TABLES
+    if tables and set(tables) <= set(SECTIONS)
+]
+
+
+@pytest.mark.parametrize("tables", AGENTS)
+def test_settings_of_the_agent_are_ones_that_it_takes(tables: dict[str, Any]) -> None:
+    Draft202012Validator(schema_of("agent-config")).validate(tables)
