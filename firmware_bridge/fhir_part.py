@@ -14,7 +14,7 @@ from firmware_bridge.errors import ConfigError, CxrEdgeError
 from firmware_bridge.fhir import NOBODY, FhirOrigin, fhir_bundle
 from firmware_bridge.fhir_sender import AGAIN, LATER, SENT, Verdict, open_client, send_bundle
 from firmware_bridge.fhir_settings import FhirSettings
-from firmware_bridge.fhir_validate import InvalidFhir, can_validate, validate
+from firmware_bridge.fhir_validate import InvalidFhir, can_validate, preload, validate
 from firmware_bridge.files import sync_folder, write_atomically
 from firmware_bridge.http_client import ServerError
 from firmware_bridge.journal import Stored
@@ -76,6 +76,8 @@ class FhirPart:
 
     def run(self) -> None:
         """See `Reporting.run`."""
+        if self._validates:
+            preload()
         self._loop.run()
 
     def stop(self) -> None:

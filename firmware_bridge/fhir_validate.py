@@ -21,6 +21,11 @@ def can_validate() -> bool:
     return importlib.util.find_spec("fhir") is not None and importlib.util.find_spec("fhir.resources") is not None
 
 
+def preload() -> None:
+    """Load the library, so that the first Bundle does not wait for it."""
+    from fhir.resources.R4B import bundle, device, diagnosticreport, observation  # noqa: F401 - kept by the interpreter
+
+
 def validate(bundle: Mapping[str, Any]) -> None:
     """Check a Bundle and each resource in it.
 

@@ -61,7 +61,7 @@ def states(agent: Agent) -> dict[object, object]:
 
 def looking(agent: Agent) -> None:
     """Wait for the first look: what is sent from now on is new."""
-    until(lambda: feed(agent, "SELECT seq FROM cursor"), timeout_s=60, what="the first look")
+    until(lambda: feed(agent, "SELECT seq FROM cursor"), timeout_s=120, what="the first look")
 
 
 def uid(*parts: str) -> str:
@@ -113,10 +113,10 @@ def test_new_chest_x_rays_are_scored_and_reported_into_their_study(
         chest(samples, tmp_path / f"{name}.dcm", 0, **uids, **elements)
         orthanc.send(tmp_path / f"{name}.dcm")
     orthanc.send(tmp_path / "a.dcm")
-    until(lambda: states(agent) == {"stored": 1}, timeout_s=90)
+    until(lambda: states(agent) == {"stored": 1}, timeout_s=120)
     assert orthanc.send(tmp_path / "a.dcm")["Status"] == "AlreadyStored"
     (other,) = send(orthanc, samples, tmp_path, range(1, 2))
-    until(lambda: states(agent) == {"stored": 2}, timeout_s=60)
+    until(lambda: states(agent) == {"stored": 2}, timeout_s=120)
     found = orthanc.studies()
     assert found[old] == ["CR"] or found[old] == ["DX"], "it was there before"
     assert found[study].count("SR") == found[study].count("OT") == 1
@@ -137,7 +137,7 @@ def test_new_chest_x_rays_are_scored_and_reported_into_their_study(
         database.execute("UPDATE instance SET changed_s = changed_s - 3600")
     database.close()
     agent.start(*configured(tmp_path, orthanc))
-    until(lambda: not list((agent.watch / "orthanc").iterdir()), timeout_s=60)
+    until(lambda: not list((agent.watch / "orthanc").iterdir()), timeout_s=120)
     assert len(orthanc.instances("SR")) == 2
 
 
@@ -146,17 +146,17 @@ def test_a_wrong_password_a_closed_port_and_restarts_lose_nothing(
 ) -> None:
     options = configured(tmp_path, orthanc, "backlog = true")
     agent.start(*options)  # nobody is there
-    until(lambda: "an answer" in agent.log.read_text() or "refused" in agent.log.read_text(), timeout_s=60)
+    until(lambda: "an answer" in agent.log.read_text() or "refused" in agent.log.read_text(), timeout_s=120)
     (tmp_path / "password").write_text("wrong\n")
     orthanc.start()
     studies = send(orthanc, samples, tmp_path, range(2))
-    until(lambda: "status 401" in agent.log.read_text(), timeout_s=60)
+    until(lambda: "status 401" in agent.log.read_text(), timeout_s=120)
     status = report(agent.state)
     assert "orthanc" in status["problems"]
     assert status["works"] is True, "X-rays of the folder are scored meanwhile"
     assert "wrong" not in agent.log.read_text()
     (tmp_path / "password").write_text("secret\n")
-    until(lambda: states(agent) == {"stored": 2}, timeout_s=90)
+    until(lambda: states(agent) == {"stored": 2}, timeout_s=120)
     studies += send(orthanc, samples, tmp_path, range(2, 8))
     orthanc.stop(kill=True)
     orthanc.start()
@@ -191,7 +191,7 @@ def test_another_database_is_read_from_its_beginning(
     agent.start(*configured(tmp_path, orthanc))
     looking(agent)
     studies = send(orthanc, samples, tmp_path, range(3))
-    until(lambda: states(agent) == {"stored": 3}, timeout_s=90)
+    until(lambda: states(agent) == {"stored": 3}, timeout_s=120)
     # Deleted studies take their changes with them: that is no other database.
     every = {one["MainDicomTags"]["StudyInstanceUID"]: one["ID"] for one in orthanc.get("/studies?expand")}
     orthanc.ask("DELETE", f"/studies/{every[studies[2]]}")
@@ -199,13 +199,13 @@ def test_another_database_is_read_from_its_beginning(
     time.sleep(1.5)
     assert "another database" not in agent.log.read_text()
     orthanc.send(tmp_path / "send-2.dcm")  # deleted, and sent again: it has no reports any more
-    until(lambda: once_each(orthanc, studies), timeout_s=60)
+    until(lambda: once_each(orthanc, studies), timeout_s=120)
     orthanc.stop()
     shutil.rmtree(orthanc.storage)
     orthanc.start()
     assert send(orthanc, samples, tmp_path, range(2)) == studies[:2]
-    until(lambda: "another database" in agent.log.read_text(), timeout_s=60)
-    until(lambda: once_each(orthanc, studies[:2]), timeout_s=60)
+    until(lambda: "another database" in agent.log.read_text(), timeout_s=120)
+    until(lambda: once_each(orthanc, studies[:2]), timeout_s=120)
     assert agent.journal("SELECT count(*) FROM result") == [(3,)], "known results are not made again"
     assert agent.terminate() == 0
 
@@ -218,11 +218,11 @@ def test_what_was_deleted_is_not_brought_back_and_what_is_huge_stays_there(
     looking(agent)
     (agent.watch / "orthanc").symlink_to(tmp_path)  # nothing can be written there
     send(orthanc, samples, tmp_path, range(1))
-    until(lambda: "X-rays of Orthanc cannot be written" in agent.log.read_text(), timeout_s=60)
+    until(lambda: "X-rays of Orthanc cannot be written" in agent.log.read_text(), timeout_s=120)
     assert states(agent) == {"seen": 1}, "it stays with Orthanc"
     orthanc.delete_all()
     (agent.watch / "orthanc").unlink()
-    until(lambda: states(agent) == {"gone": 1}, timeout_s=60)
+    until(lambda: states(agent) == {"gone": 1}, timeout_s=120)
     huge = tmp_path / "huge.dcm"
     chest(samples, huge, 1)
     dataset = pydicom.dcmread(huge)
@@ -232,9 +232,9 @@ def test_what_was_deleted_is_not_brought_back_and_what_is_huge_stays_there(
     dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
     dataset.save_as(huge)
     orthanc.send(huge)
-    until(lambda: states(agent) == {"gone": 1, "refused": 1}, timeout_s=60)
+    until(lambda: states(agent) == {"gone": 1, "refused": 1}, timeout_s=120)
     (study,) = send(orthanc, samples, tmp_path, range(2, 3))
-    until(lambda: once_each(orthanc, [study]), timeout_s=60)
+    until(lambda: once_each(orthanc, [study]), timeout_s=120)
     assert agent.terminate() == 0
     # As if it had been killed before it stored the reports, and the study deleted meanwhile.
     with sqlite3.connect(agent.state / "orthanc" / "feed.sqlite") as database:
@@ -242,8 +242,31 @@ def test_what_was_deleted_is_not_brought_back_and_what_is_huge_stays_there(
     database.close()
     orthanc.delete_all()
     agent.start(*configured(tmp_path, orthanc))
-    until(lambda: states(agent) == {"gone": 2, "refused": 1}, timeout_s=60)
+    until(lambda: states(agent) == {"gone": 2, "refused": 1}, timeout_s=120)
     assert orthanc.studies() == {}, "a study of our reports alone"
+
+
+def test_a_copy_that_went_away_before_it_was_taken_is_fetched_again(
+    agent: Agent, orthanc: OrthancServer, samples: Path, tmp_path: Path
+) -> None:
+    orthanc.start()
+    options = configured(tmp_path, orthanc, "backlog = true", "keep = true", "report = false")
+    (study,) = send(orthanc, samples, tmp_path, range(1))
+    agent.start(*options)
+    until(lambda: states(agent) == {"stored": 1}, timeout_s=120)
+    assert agent.terminate() == 0
+    assert sorted(orthanc.studies()[study])[1:] == ["OT"], "a capture alone was asked for"
+    (copy,) = (agent.watch / "orthanc").glob("*.dcm")
+    copy.unlink()
+    agent.journal_write("DELETE FROM intake")
+    with sqlite3.connect(agent.state / "orthanc" / "feed.sqlite") as database:
+        database.execute("UPDATE instance SET state='fetched', changed_s = changed_s - 3600")
+    database.close()
+    agent.start(*options)
+    until(lambda: copy.exists() and states(agent) == {"stored": 1}, timeout_s=120)
+    assert sorted(orthanc.studies()[study])[1:] == ["OT"]
+    assert agent.terminate() == 0
+    assert agent.journal("SELECT count(*) FROM result") == [(1,)]
 
 
 def test_thousands_of_changes_are_read_through(

@@ -303,3 +303,25 @@ def test_a_journal_is_read_by_no_other_user(tmp_path: Path) -> None:
     for path in tmp_path.glob("journal.sqlite*"):
         assert path.stat().st_mode & 0o007 == 0, path
     journal.close()
+
+
+def test_the_outcome_of_a_file_waits_for_its_report_and_a_selftest_is_told_apart(state: Path) -> None:
+    journal, other = Journal(state), Path("/watched/b.jpg")
+    one, two = take(journal, A, "a1"), take(journal, other, "b1")
+    assert journal.outcome_of(A, "other") is None
+    assert journal.outcome_of(A, "a1") == (one, None)
+    journal.settle([Outcome(one.seq, A, "id1", "{}"), Outcome(two.seq, other, "id2", "{}", reported=False)])
+    journal.reportable = 0
+    found = journal.outcome_of(A, "a1")
+    assert found is not None
+    assert (found[0].state, found[0].result_id, found[1]) == ("scored", "id1", None), (
+        "there, and not to be reported yet"
+    )
+    journal.reportable = 2
+    found = journal.outcome_of(A, "a1")
+    assert found is not None
+    assert found[1] == journal.results()[0]
+    assert [row.is_selftest for row in journal.results()] == [False, True]
+    journal.mark_sent([1])
+    assert [row.is_selftest for row in journal.results()] == [False, True]
+    journal.close()
