@@ -86,20 +86,26 @@ async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options
                 python=device.facts.python_minor,
                 cpus=device.facts.cpus,
                 tensorrt=device.facts.tensorrt,
-                systemd=int(device.facts.systemd) if device.facts.systemd.isdigit() else 0,
+                systemd=device.facts.systemd_version,
                 config=options.config,
             )
         )
-        plan = await _plan(device, target, wanted, options, reporter)
+        reporter.step(host.name, "looking at what is there")
+        plan = await _plan(device, target, wanted, options, every_byte=options.every_byte)
+        if options.dry_run and not plan.nothing:
+            plan = await _plan(device, target, wanted, options, every_byte=True)
         if options.dry_run or plan.nothing:
             state = NOTHING if plan.nothing else PLANNED
             return Report(state, plan, None, time.monotonic() - start_s)
         if plan.unsettled:
             reporter.step(host.name, f"settling the switch to {plan.unsettled}")
             await device.request("settle", id=plan.unsettled, watch_s=options.watch_s)
-            plan = await _plan(device, target, wanted, options, reporter)
-        if await device.request("lock"):
-            plan = await _plan(device, target, wanted, options, reporter)  # somebody else was here meanwhile
+        await device.request("lock")
+        # What was planned from may have been changed by somebody else until now; and what is built upon must be right
+        # to the last byte: a worn card changes bytes and nothing else.
+        if plan.current:
+            reporter.step(host.name, "reading every byte of what is there")
+        plan = await _plan(device, target, wanted, options, every_byte=True)
         proof = await _apply(device, wanted, plan, access, options, reporter)
     return Report(RUNNING if plan.steps else NOTHING, plan, proof, time.monotonic() - start_s)
 
@@ -122,17 +128,7 @@ def fit_target(host: Host, facts: Facts, *, now_s: float) -> Target:
     return target
 
 
-async def _plan(device: Device, target: Target, wanted: Wanted, options: Options, reporter: Reporter) -> Plan:
-    reporter.step(device.host.name, "looking at what is there")
-    plan = await _plan_from(device, target, wanted, options, every_byte=options.every_byte)
-    if plan.steps and not options.every_byte and plan.current:
-        # What is built upon must be right to the last byte: a worn card changes bytes and nothing else.
-        reporter.step(device.host.name, "reading every byte of what is there")
-        plan = await _plan_from(device, target, wanted, options, every_byte=True)
-    return plan
-
-
-async def _plan_from(device: Device, target: Target, wanted: Wanted, options: Options, *, every_byte: bool) -> Plan:
+async def _plan(device: Device, target: Target, wanted: Wanted, options: Options, *, every_byte: bool) -> Plan:
     layers = {kind: layer.hash for kind, layer in wanted.layers.items()}
     stock = await device.request("stock", layers=layers, secrets=sorted(wanted.secrets), every_byte=every_byte)
     return make_plan(device.host.name, device.facts, target, wanted, stock, allow_downgrade=options.allow_downgrade)

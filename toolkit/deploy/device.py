@@ -5,39 +5,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import secrets
-import shlex
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncssh
 
-import firmware_bridge.errors
-from firmware_bridge.errors import CxrEdgeError, DeployError, HostError
+from firmware_bridge.errors import HostError
+from toolkit.deploy.answers import Lines, error_of, last_words, misfit, parse, require_shape, senseless
 from toolkit.deploy.code import boot_code, device_code
 from toolkit.deploy.facts import Facts, parse_facts
 from toolkit.deploy.inventory import Host
+from toolkit.deploy.root import Entrance, become_root
 from toolkit.deploy.ssh import Access, connected, translated
 
-_PYTHON = "/usr/bin/python3"
-_LOADER = (
-    "import sys;n=int(sys.stdin.buffer.readline());"
-    'exec(compile(sys.stdin.buffer.read(n),"boot.py","exec"),{"__name__":"__main__"})'
-)
 _READY_LIMIT_S = 60.0
+_FACTS_LIMIT_S = 120.0
 _STDERR_BYTES = 4000
 _ALIVE_S = 5.0
+# How long a device may take for an answer, once it has all of the request. Longer than it allows itself
+# (`firmware_bridge.deploy`): this is for one that hangs, or never meant to answer.
+_LIMIT_S = 900.0
+_LIMITS_S = {"commit": 1800.0, "engines": 3600.0, "prove": 2400.0, "rollback": 3600.0, "measure": 4500.0}
 
 
 class Device:
     """A device that answers as root. Made by `at_device`."""
 
-    def __init__(self, host: Host, process: asyncssh.SSHClientProcess[bytes], facts: Facts) -> None:
+    def __init__(
+        self, host: Host, process: asyncssh.SSHClientProcess[bytes], lines: Lines, facts: Facts, *, limit_s: float = 0
+    ) -> None:
         self.host, self.facts = host, facts
-        self._process = process
+        self._process, self._lines, self._limit_s = process, lines, limit_s
         self._loaded = False
         self._busy = asyncio.Lock()
+        self._sent_s = 0.0
 
     async def keep_alive(self) -> None:
         """Say that we are still here, as long as there is nothing to ask. Ends when it is cancelled."""
@@ -65,7 +68,8 @@ class Device:
             fields: of the request.
 
         Raises:
-            HostError: the connection was lost.
+            HostError: the connection was lost, or no answer comes.
+            DeployError: the answer is none.
             CxrEdgeError: what the device raised.
         """
         async with self._busy:
@@ -77,9 +81,11 @@ class Device:
         try:
             await self._load()
             self._process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
+            self._sent_s = time.monotonic()
             sender = asyncio.ensure_future(self._send(payload))
             try:
-                return await self._answer(progress)
+                limit_s = _LIMITS_S.get(do, _LIMIT_S) + float(fields.get("watch_s", 0.0))
+                return await self._answer(do, progress, self._limit_s or limit_s)
             finally:
                 sender.cancel()
                 with contextlib.suppress(asyncio.CancelledError, OSError, asyncssh.Error):
@@ -97,37 +103,48 @@ class Device:
         for piece in payload:
             self._process.stdin.write(piece)
             await self._process.stdin.drain()
+            self._sent_s = time.monotonic()
 
-    async def _answer(self, progress: Callable[[Any], None]) -> Any:
-        while line := await self._process.stdout.readline():
-            answer = json.loads(line)
+    async def _answer(self, do: str, progress: Callable[[Any], None], limit_s: float) -> Any:
+        """Progress does not count as life: a device could say it for ever."""
+        kind = int if do == "receive" else str
+        while line := await self._line(do, limit_s):
+            answer = parse(self.host.name, line)
             if "progress" in answer:
+                if wrong := misfit(answer["progress"], kind, "progress"):
+                    raise senseless(self.host.name, *wrong)
                 progress(answer["progress"])
             elif "error" in answer:
-                raise _error_of(self.host, answer["error"])
+                raise error_of(self.host.name, answer["error"])
             else:
-                return answer["done"]
+                return require_shape(self.host.name, do, answer.get("done"))
         raise await _lost(self.host, self._process)
 
-
-def _error_of(host: Host, told: Mapping[str, str]) -> CxrEdgeError:
-    kind = getattr(firmware_bridge.errors, told.get("kind", ""), DeployError)
-    assert issubclass(kind, CxrEdgeError)
-    error: CxrEdgeError = kind(
-        f"{host.name}: {told['what']}", expected=told["expected"], came=told["came"], do=told["do"]
-    )
-    return error
+    async def _line(self, do: str, limit_s: float) -> bytes:
+        reader = asyncio.ensure_future(self._lines.next())
+        try:
+            while (left_s := self._sent_s + limit_s - time.monotonic()) > 0:
+                done, _ = await asyncio.wait({reader}, timeout=left_s)
+                if done:
+                    return reader.result()
+        finally:
+            reader.cancel()
+        raise HostError(
+            f"{self.host.name}: no answer",
+            expected=f"an answer to '{do}' within {limit_s:g} s",
+            came="none",
+            do="look what the device does (top, free, dmesg: a worn SD card, no memory), then deploy again",
+        )
 
 
 async def _lost(host: Host, process: asyncssh.SSHClientProcess[bytes]) -> HostError:
     told = b""
     with contextlib.suppress(OSError, asyncssh.Error, asyncio.TimeoutError):
         told = await asyncio.wait_for(process.stderr.read(_STDERR_BYTES), 2.0)
-    last = told.decode("utf-8", "replace").strip().splitlines()[-1:] or ["the connection ended"]
     return HostError(
         f"{host.name}: the connection was lost in the middle",
         expected="an answer of the device",
-        came=last[0],
+        came=last_words(told) or "the connection ended",
         do="deploy again: the device runs what it ran, what arrived is kept",
     )
 
@@ -142,22 +159,19 @@ async def at_device(host: Host, access: Access, *, password: Callable[[], str | 
         password: for sudo; asked only if sudo asks. It goes through standard input, never onto a command line.
 
     Raises:
-        HostError: no connection, or no way to become root.
+        HostError: no connection, no way to become root, or no answer.
         DeployError: no Python 3 there, or facts that cannot be read.
     """
     async with connected(host, access) as connection:
-        ready, prompt = f"ready-{secrets.token_hex(8)}", f"password-{secrets.token_hex(8)}:"
-        async with connection.create_process(_command(ready, prompt), encoding=None) as process:
+        entrance, limit_s = Entrance(), access.answer_limit_s
+        async with _process(host, connection, entrance.command) as process:
+            lines = Lines(host.name, process.stdout)
             try:
-                await asyncio.wait_for(_become_root(host, process, ready, prompt, password), _READY_LIMIT_S)
-                code = boot_code()
-                process.stdin.write(b"%d\n" % len(code) + code)
-                line = await process.stdout.readline()
-            except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
+                await become_root(host, process, lines, entrance, password, limit_s=limit_s or _READY_LIMIT_S)
+                facts = await _facts(host, process, lines, limit_s=limit_s or _FACTS_LIMIT_S)
+            except (OSError, asyncssh.Error) as error:
                 raise translated(host, error) from error
-            if not line:
-                raise await _lost(host, process)
-            device = Device(host, process, parse_facts(json.loads(line).get("facts")))
+            device = Device(host, process, lines, facts, limit_s=limit_s)
             alive = asyncio.ensure_future(device.keep_alive())
             try:
                 yield device
@@ -166,93 +180,35 @@ async def at_device(host: Host, access: Access, *, password: Callable[[], str | 
             process.stdin.write_eof()
 
 
-def _command(ready: str, prompt: str) -> str:
-    inner = (
-        f"[ -x {_PYTHON} ] || {{ echo no-python; exit 3; }}; echo {ready}; "
-        f"cd /; exec {_PYTHON} -u -c {shlex.quote(_LOADER)}"
-    )
-    root = shlex.quote(inner)
-    # -k: a password is asked for every time or never, so that it cannot end up as the input of what is run.
-    script = (
-        f'if [ "$(id -u)" = 0 ]; then exec sh -c {root}; '
-        f"elif command -v sudo >/dev/null 2>&1; then LC_ALL=C exec sudo -k -S -p {prompt} sh -c {root}; "
-        "else echo no-sudo; exit 3; fi"
-    )
-    return f"exec sh -c {shlex.quote(script)}"
-
-
-async def _become_root(
-    host: Host,
-    process: asyncssh.SSHClientProcess[bytes],
-    ready: str,
-    prompt: str,
-    password: Callable[[], str | None],
-) -> None:
-    """Wait until our shell runs as root, and answer sudo's question, once.
-
-    Raises:
-        HostError: there is no way.
-        DeployError: there is no Python.
-    """
-    asker = asyncio.ensure_future(_answer_sudo(host, process, prompt, password))
+@asynccontextmanager
+async def _process(
+    host: Host, connection: asyncssh.SSHClientConnection, command: str
+) -> AsyncIterator[asyncssh.SSHClientProcess[bytes]]:
+    """The command over there. Once anything went wrong nobody waits for the other end to agree that it is over."""
     try:
-        while True:
-            reader = asyncio.ensure_future(process.stdout.readline())
-            waiting: set[asyncio.Future[Any]] = {reader, asker} if not asker.done() else {reader}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if asker.done() and asker.exception() is not None:
-                reader.cancel()
-                await asker
-            line = (await reader).decode("utf-8", "replace").strip()
-            if line == ready:
-                return
-            if line == "no-python":
-                raise DeployError(
-                    f"{host.name} has no Python 3",
-                    expected=f"{_PYTHON}",
-                    came="there is none",
-                    do="sudo apt-get install python3 on the device",
-                )
-            if line == "no-sudo":
-                raise _no_root(host, "there is no sudo", "log in as root, or install sudo for that user")
-            if reader.done() and process.stdout.at_eof():
-                said = await asker if asker.done() else ""
-                raise _no_root(host, said or "the shell ended", _SUDO)
-    finally:
-        asker.cancel()
-        with contextlib.suppress(asyncio.CancelledError, CxrEdgeError, OSError, asyncssh.Error):
-            await asker
+        process = await connection.create_process(command, encoding=None)
+    except (OSError, asyncssh.Error) as error:
+        raise translated(host, error) from error
+    try:
+        async with process:
+            yield process
+    except BaseException:
+        connection.abort()
+        raise
 
 
-_SUDO = "let that user use sudo (`sudo usermod -aG sudo USER` on the device), or log in as root"
-
-
-async def _answer_sudo(
-    host: Host, process: asyncssh.SSHClientProcess[bytes], prompt: str, password: Callable[[], str | None]
-) -> str:
-    """Read what sudo says; give the password when it asks. Ends when sudo does, with its last words."""
-    seen, asked = "", False
-    while piece := await process.stderr.read(1024):
-        seen += piece.decode("utf-8", "replace")
-        if prompt not in seen:
-            continue
-        seen = seen.partition(prompt)[2]
-        if asked:
-            raise _no_root(host, "sudo does not take the password", "give the right one (--sudo-password-file)")
-        secret = password()
-        if secret is None:
-            raise _no_root(
-                host,
-                "sudo asks for a password and none is given",
-                "give --ask-sudo-password, --sudo-password-file or CXR_EDGE_SUDO_PASSWORD, or allow sudo without one",
-            )
-        asked = True
-        process.stdin.write(secret.encode() + b"\n")
-    lines = seen.strip().splitlines()
-    if lines:
-        raise _no_root(host, lines[-1], _SUDO)
-    return ""
-
-
-def _no_root(host: Host, came: str, do: str) -> HostError:
-    return HostError(f"{host.name}: no way to become root", expected="root, or sudo", came=came, do=do)
+async def _facts(host: Host, process: asyncssh.SSHClientProcess[bytes], lines: Lines, *, limit_s: float) -> Facts:
+    code = boot_code()
+    process.stdin.write(b"%d\n" % len(code) + code)
+    try:
+        line = await asyncio.wait_for(lines.next(), limit_s)
+    except asyncio.TimeoutError as error:
+        raise HostError(
+            f"{host.name}: no answer",
+            expected=f"its facts within {limit_s:g} s",
+            came="none",
+            do="look whether Python starts there (`sudo /usr/bin/python3 -V`), then deploy again",
+        ) from error
+    if not line:
+        raise await _lost(host, process)
+    return parse_facts(host.name, parse(host.name, line).get("facts"))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from firmware_bridge.errors import CxrEdgeError
+from firmware_bridge.errors import CxrEdgeError, DeployError
 from toolkit.deploy.inventory import Host
 
 Value = TypeVar("Value")
@@ -16,11 +16,16 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Ended(Generic[Value]):
-    """How it ended for one device: a value, an error, or neither: it was not begun."""
+    """How it ended for one device: a value, an error, or neither: it was not begun.
+
+    Attributes:
+        bug: what nobody foresaw, behind the error.
+    """
 
     host: Host
     value: Value | None = None
     error: CxrEdgeError | None = None
+    bug: Exception | None = None
 
     @property
     def skipped(self) -> bool:
@@ -58,11 +63,7 @@ class Waves:
 
 
 async def each(hosts: Sequence[Host], work: Callable[[Host], Awaitable[Value]], waves: Waves) -> list[Ended[Value]]:
-    """Do it to every device, in waves; one's failure is not another's.
-
-    Raises:
-        Exception: what is no error of our tree, from any of them: a bug.
-    """
+    """Do it to every device, in waves; one's failure is not another's, whatever it is."""
     ended: list[Ended[Value]] = []
     slots = asyncio.Semaphore(waves.at_once)
 
@@ -72,6 +73,9 @@ async def each(hosts: Sequence[Host], work: Callable[[Host], Awaitable[Value]], 
                 return Ended(host, await work(host))
             except CxrEdgeError as error:
                 return Ended(host, error=error)
+            except Exception as bug:
+                # The others are in the middle of theirs: nothing that one device makes of us may end them.
+                return Ended(host, error=_unforeseen(host, bug), bug=bug)
 
     for wave in waves.cut(hosts):
         if ended and not waves.goes_on(ended):
@@ -79,6 +83,15 @@ async def each(hosts: Sequence[Host], work: Callable[[Host], Awaitable[Value]], 
             continue
         ended += await asyncio.gather(*(one(host) for host in wave))
     return ended
+
+
+def _unforeseen(host: Host, bug: Exception) -> DeployError:
+    return DeployError(
+        f"{host.name}: the deployment failed here, on this machine",
+        expected="no error that nobody foresaw",
+        came=f"{type(bug).__name__}: {bug}"[:300],
+        do="report it with the traceback; the device runs what it ran before",
+    )
 
 
 def worst_exit_code(ended: Sequence[Ended[Any]]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -69,10 +70,10 @@ def reporter(hosts: Sequence[str], stream: TextIO, *, quiet: bool) -> Iterator[L
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[step]}"),
+        TextColumn("{task.fields[step]}", markup=False),  # a device's words are no markup
     )
     with Progress(*columns, console=Console(file=stream)) as progress:
         yield Bars(progress, hosts)
@@ -100,8 +101,10 @@ def _cells(one: Ended[Report]) -> tuple[str, str, str, str]:
 
 
 def errors(ended: Sequence[Ended[Any]]) -> None:
-    """Each error in full, on standard error."""
+    """Each error in full, on standard error; the traceback only of what nobody foresaw."""
     for one in ended:
+        if one.bug is not None:
+            click.echo("".join(traceback.format_exception(one.bug)), err=True, nl=False)
         if one.error is not None:
             click.echo(f"error: {one.error}", err=True)
 

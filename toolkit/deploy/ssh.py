@@ -17,7 +17,9 @@ from typing import Any
 import asyncssh
 
 from firmware_bridge.errors import HostError
+from toolkit.deploy.answers import printable
 from toolkit.deploy.inventory import Host, parse_address
+from toolkit.deploy.ssh_key import locked_keys, require_key
 
 _DEFAULT_PORT = 22
 _KEEPALIVE_S = 5
@@ -37,12 +39,14 @@ class Access:
         known_hosts: OpenSSH's file of host keys.
         trust_on_first_use: an unknown host's key is written there, once, and its fingerprint shown.
         limit_s: for connecting and logging in.
+        answer_limit_s: for each answer of a device; 0: what is usual for what was asked.
         say: called with a line for people (the fingerprint that was trusted).
     """
 
     known_hosts: Path = Path.home() / ".ssh" / "known_hosts"
     trust_on_first_use: bool = False
     limit_s: float = 15.0
+    answer_limit_s: float = 0.0
     say: Callable[[str], None] = lambda _line: None
 
 
@@ -52,6 +56,7 @@ async def connected(host: Host, access: Access) -> AsyncIterator[asyncssh.SSHCli
 
     Raises:
         HostError: unreachable, refused, an unknown or a changed key, or it does not let us in.
+        ConfigError: our own key cannot be used.
     """
     async with AsyncExitStack() as stack:
         tunnel = None
@@ -83,7 +88,7 @@ async def _enter(
     except asyncssh.HostKeyNotVerifiable as error:
         # The library says the same of an unknown key, but those were dealt with above: this one is another than known.
         raise await _changed(host, target, port, access, tunnel=tunnel) from error
-    except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
+    except (OSError, asyncssh.Error, asyncio.TimeoutError, UnicodeError) as error:
         raise translated(host, error) from error
     return await stack.enter_async_context(connection)
 
@@ -92,7 +97,9 @@ def _options(host: Host, *, tunnel: Any) -> tuple[str, int, dict[str, Any]]:
     """(address, port, the rest) with what the user's OpenSSH config says about the host."""
     options: dict[str, Any] = {"tunnel": tunnel, "username": host.user or ()}
     if host.key:
-        options["client_keys"] = [host.key]
+        require_key(Path(host.key))
+        # The SSH agent's keys are tried in any case; one with a passphrase must be among those.
+        options.update(client_keys=[host.key], ignore_encrypted=True)
     settings = asyncssh.SSHClientConnectionOptions(
         host=host.address, port=host.port or (), username=host.user or (), known_hosts=None
     )
@@ -138,9 +145,11 @@ def _is_known(file: Path, target: str, port: int) -> bool:
 def _append(file: Path, line: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # One write with O_APPEND: two deployments that learn at the same time cannot tear each other's lines.
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        os.write(handle, line.encode())
+        size_bytes = os.fstat(handle).st_size
+        torn = size_bytes and os.pread(handle, 1, size_bytes - 1) != b"\n"  # an editor left the last line open
+        os.write(handle, (b"\n" if torn else b"") + line.encode())
     finally:
         os.close(handle)
 
@@ -152,7 +161,7 @@ async def _offered(host: Host, target: str, port: int, access: Access, *, tunnel
             key = await asyncssh.get_server_host_key(
                 target, port, tunnel=tunnel or (), config=None, server_host_key_algs=_KEY_KINDS
             )
-    except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
+    except (OSError, asyncssh.Error, asyncio.TimeoutError, UnicodeError) as error:
         raise translated(host, error) from error
     if key is None:
         raise translated(host, asyncssh.KeyExchangeFailed("it shows no host key"))
@@ -203,18 +212,24 @@ def translated(host: Host, error: BaseException) -> HostError:
     """What a failure of the connection means, in the words of our error tree."""
     where = f"{host.address}:{host.port or _DEFAULT_PORT}"
     expected, came, do = _meaning(host, error, where)
-    return HostError(f"{host.name} cannot be deployed to", expected=expected, came=came, do=do)
+    return HostError(f"{host.name} cannot be reached", expected=expected, came=printable(came), do=do)
 
 
 def _meaning(host: Host, error: BaseException, where: str) -> tuple[str, str, str]:
     if isinstance(error, asyncssh.PermissionDenied):
+        locked = ", ".join(locked_keys(host.key))
+        passed = (
+            f"{locked} has a passphrase and was not tried unless the SSH agent holds it (ssh-add); " if locked else ""
+        )
         return (
             f"to be let in as {host.user or 'the user of the SSH config'}",
             str(error.reason or error),
-            "check the user, and that your key stands in its ~/.ssh/authorized_keys; --ssh-key names another key",
+            f"{passed}check the user, and that your key stands in its ~/.ssh/authorized_keys; --ssh-key names another",
         )
     if isinstance(error, socket.gaierror):
         return ("a host name that is known", str(error.strerror or error), "mend the name, or give the IP address")
+    if isinstance(error, UnicodeError):  # the standard library's IDNA codec, of a label that no name server can have
+        return ("a host name of letters, digits and '-'", host.address, "mend the name, or give the IP address")
     if isinstance(error, ConnectionRefusedError):
         return (
             f"an SSH server on {where}",
@@ -229,6 +244,4 @@ def _meaning(host: Host, error: BaseException, where: str) -> tuple[str, str, st
             str(error) or "none in time",
             "check that the device is on, in this network and not behind a firewall; then deploy again",
         )
-    if isinstance(error, (asyncssh.KeyImportError, FileNotFoundError)):
-        return ("a readable private key", str(error), "mend --ssh-key; a key with a passphrase goes through ssh-agent")
     return ("a connection over SSH", f"{type(error).__name__}: {error}", "try `ssh` with the same host; then again")

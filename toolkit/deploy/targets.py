@@ -143,7 +143,7 @@ def _against_system(facts: Facts, needs: Needs) -> Iterator[str]:
         yield f"libstdc++ with GLIBCXX_{facts.glibcxx}; needed: {needs.glibcxx} or later: update the device's system"
     if not facts.systemd:
         yield "systemd does not run there, and it is what keeps the agent up: use a system that boots with it"
-    elif facts.systemd.isdigit() and int(facts.systemd) < needs.systemd:
+    elif 0 < facts.systemd_version < needs.systemd:
         yield f"systemd {facts.systemd}; needed: {needs.systemd} or later: update the device's system"
 
 

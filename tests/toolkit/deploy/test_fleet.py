@@ -10,6 +10,7 @@ import pytest
 from firmware_bridge.errors import ConfigError, HostError, PreflightError
 from toolkit.deploy.fleet import Waves, each, wave_size, worst_exit_code
 from toolkit.deploy.inventory import Host, choose_hosts, parse_address, read_inventory
+from toolkit.deploy.show import errors
 
 HOSTS = [Host(f"h{number}", f"h{number}") for number in range(6)]
 
@@ -67,12 +68,21 @@ def test_a_wave_is_a_number_or_a_share(text: str, size: int) -> None:
     assert wave_size(text, 20) == size
 
 
-def test_a_bug_in_one_is_not_swallowed() -> None:
-    async def work(_host: Host) -> None:
-        raise ZeroDivisionError
+def test_a_bug_in_one_ends_that_one_alone_and_is_shown_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(host: Host) -> str:
+        if host.name == "h1":
+            raise ZeroDivisionError("a bug")
+        await asyncio.sleep(0.01)
+        return host.name
 
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(each(HOSTS, work, Waves()))
+    ended = asyncio.run(each(HOSTS, work, Waves()))
+    assert [one.value for one in ended] == ["h0", None, "h2", "h3", "h4", "h5"]
+    assert worst_exit_code(ended) == 10
+    errors(ended)
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "error: h1: the deployment failed here" in shown
+    assert "ZeroDivisionError: a bug" in shown
 
 
 INVENTORY = """

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from firmware_bridge.errors import DeployError, HostError
+from firmware_bridge.errors import ConfigError, DeployError, HostError
 from toolkit.deploy.device import at_device
 from toolkit.deploy.facts import Facts
 from toolkit.deploy.inventory import Host
@@ -66,17 +68,87 @@ def test_a_changed_key_is_told_apart_from_an_unknown_one_and_never_trusted(
     assert access.known_hosts.read_text() == known
 
 
+def test_a_file_of_known_hosts_whose_last_line_is_open_keeps_it(host: Host, access: Access) -> None:
+    access.known_hosts.parent.mkdir()
+    access.known_hosts.write_text("other ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBpkdWRlZHVkZWR1ZGVkdWRlZHVkZWR1ZGVkdWRl")
+    assert say_hello(host, access) == "hello"
+    assert [line.split()[0] for line in access.known_hosts.read_text().splitlines()] == [
+        "other",
+        f"[127.0.0.1]:{host.port}",
+    ]
+
+
+@pytest.mark.parametrize("address", ["a" * 70 + ".example", "ü" * 70])
+def test_a_name_that_no_name_server_can_have(host: Host, access: Access, address: str) -> None:
+    with pytest.raises(HostError) as caught:
+        say_hello(replace(host, address=address), access)
+    assert "mend the name" in caught.value.do
+
+
 def test_a_key_that_the_host_does_not_know(host: Host, access: Access, tmp_path: Path) -> None:
     stranger = replace(host, key=str(make_key(tmp_path / "stranger")))
-    with pytest.raises(HostError, match="cannot be deployed to") as caught:
+    with pytest.raises(HostError, match="cannot be reached") as caught:
         say_hello(stranger, access)
     assert "authorized_keys" in caught.value.do
 
 
-def test_a_key_file_that_is_not_there(host: Host, access: Access) -> None:
-    with pytest.raises(HostError) as caught:
-        say_hello(replace(host, key="/nowhere/key"), access)
-    assert "--ssh-key" in caught.value.do
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: folder / "none", "No such file"),
+        (lambda folder: make_key(folder / "key").with_name("key.pub"), "the public half"),
+        (lambda folder: make_key(folder / "key", passphrase="open sesame"), "a passphrase, no agent"),
+        (lambda folder: text_file(folder / "key"), "a private key of OpenSSH"),
+    ],
+)
+def test_a_key_file_that_cannot_be_used_is_told_before_anybody_connects(
+    access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path], words: str
+) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    nobody = Host("box", "127.0.0.1", port=1, key=str(make(tmp_path)))
+    with pytest.raises(ConfigError, match="the SSH key") as caught:
+        say_hello(nobody, access)
+    assert words in str(caught.value)
+
+
+def text_file(path: Path) -> Path:
+    path.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n-----END OPENSSH PRIVATE KEY-----\n")
+    return path
+
+
+@pytest.fixture
+def ssh_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client_key: Path) -> Iterator[None]:
+    assert client_key.exists()  # skips where there is no OpenSSH
+    socket_file = tmp_path / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(socket_file)], stdout=subprocess.DEVNULL) as agent:
+        while not socket_file.exists():
+            time.sleep(0.01)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket_file))
+        yield
+        agent.terminate()
+
+
+@pytest.mark.usefixtures("ssh_agent")
+def test_a_key_with_a_passphrase_comes_out_of_the_agent(host: Host, access: Access, client_key: Path) -> None:
+    subprocess.run(["ssh-add", "-q", str(client_key)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "open sesame", "-f", str(client_key)], check=True)
+    assert say_hello(host, access) == "hello"
+    subprocess.run(["ssh-add", "-q", "-D"], check=True, stderr=subprocess.DEVNULL)
+    with pytest.raises(HostError, match="cannot be reached") as caught:
+        say_hello(host, access)
+    assert f"{client_key} has a passphrase" in caught.value.do
+
+
+def test_a_usual_key_that_was_passed_over_is_named(
+    host: Host, access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / ".ssh").mkdir()
+    usual = make_key(tmp_path / ".ssh" / "id_ed25519", passphrase="open sesame")
+    with pytest.raises(HostError, match="cannot be reached") as caught:
+        say_hello(replace(host, key=""), access)
+    assert f"{usual} has a passphrase" in caught.value.do
 
 
 def test_nobody_listens(host: Host, access: Access) -> None:

@@ -128,6 +128,6 @@ def test_tensorrt_is_known_by_its_library(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_facts_of_this_machine_are_read_as_they_are_sent() -> None:
     read: dict[str, Any] = boot.facts()
-    facts = parse_facts(read)
+    facts = parse_facts("here", read)
     assert facts.python_minor == f"{facts.python[0]}.{facts.python[1]}"
     assert facts.memory_bytes > facts.memory_available_bytes > 0
