@@ -179,7 +179,7 @@ class MissingExtraError(CxrEdgeError):
             f"this command needs the extra '{extra}'",
             expected=f"the Python package '{module}'",
             came="it is not installed here",
-            do=f"pip install 'cxr-edge[{extra}]' (in a clone: pip install '.[{extra}]')",
+            do=f"in the clone that cxr-edge was installed from: pip install '.[{extra}]'",
         )
 
 

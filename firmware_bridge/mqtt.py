@@ -93,6 +93,10 @@ def parse_broker(
     # An empty query or fragment leaves no trace in the parts; "#" is also what a wildcard would be.
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or "?" in url or "#" in url:
         raise _wrong_address("another scheme, no host, or a '?' or '#'")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise _wrong_address("a host name that no name server can have (empty or over 63 letters)") from None
     broker = Broker(
         host=parts.hostname,
         port=port or (8883 if parts.scheme == "mqtts" else 1883),

@@ -74,6 +74,9 @@ def read_key(path: Path, *, passphrase: bytes | None = None) -> Ed25519PrivateKe
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     pem = _read(path)
+    if b"OPENSSH PRIVATE KEY" in pem:
+        came = "a key of OpenSSH, which opens machines"
+        raise _unusable(path, "a key that signs bundles", came, "make one with `cxr-edge bundle keygen`")
     mode = path.stat().st_mode & 0o777
     if mode & _OTHERS:
         raise _unusable(path, "a file that only its owner can read (0600)", f"mode {mode:04o}", f"chmod 600 {path}")

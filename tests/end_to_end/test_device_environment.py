@@ -164,5 +164,5 @@ def test_training_says_which_extra_it_needs(litert_python: Path, samples: Path, 
     )
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=tmp_path)
     assert done.returncode == MissingExtraError.exit_code, done.stderr
-    assert "pip install 'cxr-edge[train]'" in done.stderr
+    assert "pip install '.[train]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -67,10 +67,18 @@ def command(
     With --host it runs on devices: files go there, the table comes home, nothing stays.
     """
     if agent:
+        if reach.given:
+            raise ConfigError(
+                "--agent measures on this machine, not on devices",
+                expected="--agent, or --host, --inventory or --group",
+                came="both",
+                do="leave them out (CXR_EDGE_INVENTORY counts as well), or call it on the device: it has cxr-edge",
+            )
         _whole_agent(bundle, images, count, rounds, idle_s, json_path)
         return
     if not models:
         raise _missing("--model", "a .tflite file, or --agent with --bundle")
+    _require_tflite(models)
     if reach.given:
         arguments = ["--threads", threads, "--rounds", str(rounds), "--limit", str(limit), "--no-naive"]
         _numbers(threads)
@@ -112,6 +120,18 @@ def _whole_agent(
 
 def _missing(option: str, expected: str) -> ConfigError:
     return ConfigError(f"{option} is missing", expected=expected, came="nothing", do=f"add {option}")
+
+
+def _require_tflite(models: tuple[Path, ...]) -> None:
+    """Before a connection and hundreds of MB: a bundle is taken for its model."""
+    other = next((model for model in models if model.suffix != ".tflite"), None)
+    if other is not None:
+        raise ConfigError(
+            f"{other} is no model file",
+            expected="a .tflite file",
+            came=other.name,
+            do="give one out of a run's folder (RUN/model.int8.tflite), or out of a bundle: unzip BUNDLE 'models/*'",
+        )
 
 
 def _on_devices(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _VARIABLE = "CXR_EDGE_KEY_PASSPHRASE"
+_OPTION = "--passphrase-file"
 _KEY_HELP = "File of the private key that signs (`cxr-edge bundle keygen`)."
 _PASSPHRASE_HELP = f"File whose first line is the key's passphrase; or set {_VARIABLE}; else it is asked for."
 _ABOUT_HELP = "Markdown for the model card: intended use, data, licences, known limits."
@@ -122,7 +123,9 @@ def keygen(out: Path, name: str, passphrase_file: Path | None, no_passphrase: bo
     from toolkit.keys import make_key
 
     ask = not no_passphrase
-    secret = read_secret(passphrase_file, variable=_VARIABLE, prompt="Passphrase of the new key", ask=ask, twice=True)
+    secret = read_secret(
+        passphrase_file, variable=_VARIABLE, prompt="Passphrase of the new key", ask=ask, option=_OPTION, twice=True
+    )
     key = make_key(out, name=name, passphrase=secret.encode() if secret and ask else None)
     click.echo(key.to_toml(), nl=False)
     click.echo(
@@ -140,9 +143,17 @@ def sign(bundle: Path, key: Path, passphrase_file: Path | None, out: Path | None
 
     Signatures of other keys stay, so that keys can be exchanged one device after the other.
     """
+    from firmware_bridge.bundle import open_bundle
+    from firmware_bridge.trust import key_id
     from toolkit.bundle import sign_bundle
 
-    click.echo(sign_bundle(bundle, private_key(key, passphrase_file), out=written_to(bundle, out)))
+    private = private_key(key, passphrase_file)
+    signed_file = sign_bundle(bundle, private, out=written_to(bundle, out))
+    click.echo(signed_file)
+    mine = key_id(private.public_key().public_bytes_raw())
+    with open_bundle(signed_file) as signed:
+        others = [one.key_id for one in signed.signatures if one.key_id != mine]
+    click.echo(f"signed by {mine}, and by {', '.join(others) or 'nobody else'}", err=True)
 
 
 def private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
@@ -155,7 +166,11 @@ def private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
 
     encrypted = is_encrypted(path)
     prompt = f"Passphrase of {path}"
-    secret = read_secret(passphrase_file, variable=_VARIABLE, prompt=prompt, ask=encrypted) if encrypted else None
+    secret = (
+        read_secret(passphrase_file, variable=_VARIABLE, prompt=prompt, ask=encrypted, option=_OPTION)
+        if encrypted
+        else None
+    )
     return read_key(path, passphrase=secret.encode() if secret is not None else None)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from toolkit.cli.secret import read_secret
+from toolkit.cli.secret import first_line, read_secret
 from toolkit.extras import require_modules
 
 Value = TypeVar("Value")
@@ -57,28 +57,40 @@ class Reach:
             given["jump"] = self.jump
         return [replace(host, **given) for host in choose_hosts(self.hosts, self.inventory, self.groups)]
 
-    def access(self) -> Any:
-        """How to get in."""
+    def access(self, *, only_looking: bool = False) -> Any:
+        """How to get in; `only_looking` writes no host's key down."""
         from toolkit.deploy.ssh import Access
 
-        known = {"known_hosts": self.known_hosts} if self.known_hosts else {}
+        known: dict[str, Any] = {"known_hosts": self.known_hosts} if self.known_hosts else {}
         return Access(
             trust_on_first_use=self.trust_on_first_use,
+            keep_trusted=not only_looking,
             limit_s=self.limit_s,
             say=lambda line: click.echo(line, err=True),
             **known,
         )
 
     def password(self) -> Callable[[Any], str | None]:
-        """sudo's password, the same for every host; asked for now, before anything is drawn on the terminal.
+        """sudo's password for a host: its own of the inventory, else the one given here for all of them.
+
+        It is asked for now, before anything is drawn on the terminal.
 
         Raises:
             ConfigError: it cannot be read.
         """
         secret = read_secret(
-            self.sudo_password_file, variable=_VARIABLE, prompt="Password for sudo", ask=self.ask_sudo_password
+            self.sudo_password_file,
+            variable=_VARIABLE,
+            prompt="Password for sudo",
+            ask=self.ask_sudo_password,
+            option="--sudo-password-file",
         )
-        return lambda _host: secret
+
+        def of(host: Any) -> str | None:
+            own = Path(host.sudo_password_file) if host.sudo_password_file else None
+            return first_line(own) if own else secret
+
+        return of
 
 
 _OPTIONS = (

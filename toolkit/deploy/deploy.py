@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from firmware_bridge.errors import DeployError, HostError, PreflightError, RolledBack
@@ -14,6 +14,7 @@ from toolkit.deploy.facts import Facts
 from toolkit.deploy.inventory import Host
 from toolkit.deploy.layer import Layer, archive, chunks
 from toolkit.deploy.plan import ENGINES, INSTALL, PROVE, RELEASE, SWITCH, UPLOAD, Plan, make_plan
+from toolkit.deploy.settings import Prepared
 from toolkit.deploy.ssh import Access
 from toolkit.deploy.targets import Target, choose_target, preflight
 from toolkit.deploy.wanted import Parcel, Wanted, wanted_for
@@ -34,7 +35,6 @@ class Reporter(Protocol):
 class Options:
     """What holds for every device of a deployment; see `cxr-edge deploy --help`."""
 
-    config: Mapping[str, Any] = field(default_factory=dict)
     allow_downgrade: bool = False
     dry_run: bool = False
     every_byte: bool = False
@@ -61,8 +61,8 @@ class Report:
     took_s: float
 
 
-async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options, reporter: Reporter) -> Report:
-    """Leave `host` running the bundle, proven, or running what it ran before.
+async def deploy_to(prepared: Prepared, parcel: Parcel, access: Access, options: Options, reporter: Reporter) -> Report:
+    """Leave a host running the bundle, proven, or running what it ran before.
 
     Raises:
         HostError: no way in, or the connection was lost.
@@ -73,23 +73,11 @@ async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options
         ResourceError: the device's disk is full or broken; what ran still runs.
         DeployError: anything else on the device.
     """
-    start_s = time.monotonic()
+    start_s, host = time.monotonic(), prepared.host
     reporter.step(host.name, "connecting")
     async with at_device(host, access, password=lambda: options.password(host)) as device:
         target = fit_target(host, device.facts, now_s=time.time())
-        reporter.step(host.name, f"packages for {target.name}")
-        wanted = await asyncio.to_thread(
-            lambda: wanted_for(
-                host,
-                target,
-                parcel,
-                python=device.facts.python_minor,
-                cpus=device.facts.cpus,
-                tensorrt=device.facts.tensorrt,
-                systemd=device.facts.systemd_version,
-                config=options.config,
-            )
-        )
+        wanted = await _wanted(device, target, prepared, parcel, reporter)
         reporter.step(host.name, "looking at what is there")
         plan = await _plan(device, target, wanted, options, every_byte=options.every_byte)
         if options.dry_run and not plan.nothing:
@@ -110,6 +98,29 @@ async def deploy_to(host: Host, parcel: Parcel, access: Access, options: Options
     return Report(RUNNING if plan.steps else NOTHING, plan, proof, time.monotonic() - start_s)
 
 
+async def _wanted(device: Device, target: Target, prepared: Prepared, parcel: Parcel, reporter: Reporter) -> Wanted:
+    def say(line: str) -> None:
+        reporter.step(device.host.name, line)
+
+    def say_from_there(line: str) -> None:
+        loop.call_soon_threadsafe(say, line)
+
+    say(f"packages for {target.name}")
+    facts, loop = device.facts, asyncio.get_running_loop()
+    return await asyncio.to_thread(
+        lambda: wanted_for(
+            prepared,
+            target,
+            parcel,
+            python=facts.python_minor,
+            cpus=facts.cpus,
+            tensorrt=facts.tensorrt,
+            systemd=facts.systemd_version,
+            say=say_from_there,
+        )
+    )
+
+
 def fit_target(host: Host, facts: Facts, *, now_s: float) -> Target:
     """The device's kind.
 
@@ -122,7 +133,7 @@ def fit_target(host: Host, facts: Facts, *, now_s: float) -> Target:
         raise PreflightError(
             f"{host.name} is not fit for cxr-edge",
             expected=target.title if target else f"a device of target '{host.target}'",
-            came=f"{facts.model or facts.os_name or facts.machine}: " + "; ".join(against),
+            came="\n            ".join([f"{facts.model or facts.os_name or facts.machine}:", *against]),
             do="mend what is named, then deploy again; nothing was changed there",
         )
     return target

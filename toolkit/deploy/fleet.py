@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from firmware_bridge.errors import CxrEdgeError, DeployError
+from firmware_bridge.errors import ConfigError, CxrEdgeError, DeployError
 from toolkit.deploy.inventory import Host
 
 Value = TypeVar("Value")
@@ -102,9 +103,22 @@ def worst_exit_code(ended: Sequence[Ended[Any]]) -> int:
 
 
 def wave_size(text: str, hosts: int) -> int:
-    """ "5" or "25%" as a number of devices, at least one; 0 for nothing."""
+    """ "5" or "25%" as a number of devices, at least one; 0 for nothing.
+
+    Raises:
+        ConfigError: it is no such number, or none of the devices.
+    """
     if not text:
         return 0
-    if text.endswith("%"):
-        return max(1, math.ceil(hosts * float(text[:-1]) / 100))
-    return max(1, int(text))
+    number, share = (text[:-1], True) if text.endswith("%") else (text, False)
+    if re.fullmatch(r"[0-9]{1,6}" + (r"(\.[0-9]{1,6})?" if share else ""), number) and float(number) > 0:
+        if not share:
+            return int(number)
+        if float(number) <= 100:
+            return max(1, math.ceil(hosts * float(number) / 100))
+    raise ConfigError(
+        "--wave cannot be used",
+        expected="a number of devices (5), or a share of them up to 100% (25%)",
+        came=text,
+        do="mend --wave, or leave it out: all devices at once",
+    )

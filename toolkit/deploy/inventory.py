@@ -49,6 +49,8 @@ class Host:
         config: tables of the agent's TOML file.
         only_addresses: the service may speak with these alone ("10.0.0.5", "10.0.0.0/24"); empty: with all.
         secrets: name -> local file; each is handed to the service as a credential of that name.
+        sudo_password_file: local file whose first line is sudo's password there; empty: what all hosts are given.
+        source: where it stands, for messages: "clinic.toml, host ward-1"; empty: on the command line.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Host:
     only_addresses: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
+    sudo_password_file: str = ""
+    source: str = ""
 
 
 def parse_address(text: str) -> tuple[str, str, int]:
@@ -113,22 +117,25 @@ def read_inventory(path: Path) -> tuple[Host, ...]:
         values.setdefault("address", name)
         for key in ("groups", "only_addresses"):
             values[key] = tuple(values.get(key, ()))
-        hosts.append(_relative(Host(name=name, **values), path.parent))
+        hosts.append(_relative(Host(name=name, source=f"{path}, host {name}", **values), path.parent))
     return tuple(hosts)
 
 
 def _relative(host: Host, folder: Path) -> Host:
     """Local files are named relative to the inventory."""
-    key = str(folder / Path(host.key).expanduser()) if host.key else ""
-    secrets = {name: str(folder / Path(file).expanduser()) for name, file in host.secrets.items()}
-    return replace(host, key=key, secrets=secrets)
+
+    def local(file: str) -> str:
+        return str(folder / Path(file).expanduser()) if file else ""
+
+    secrets = {name: local(file) for name, file in host.secrets.items()}
+    return replace(host, key=local(host.key), sudo_password_file=local(host.sudo_password_file), secrets=secrets)
 
 
 def _checked(path: Path, where: str, table: Any) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise _wrong(path, f"a table [{where}]", repr(table))
     kinds: dict[str, type] = {"port": int, "groups": list, "only_addresses": list, "config": dict, "secrets": dict}
-    known = {one.name for one in fields(Host)} - {"name"}
+    known = {one.name for one in fields(Host)} - {"name", "source"}
     for key, value in table.items():
         if key not in known:
             raise _wrong(path, f"keys of [{where}] out of {', '.join(sorted(known))}", key)
@@ -154,15 +161,16 @@ def choose_hosts(given: Sequence[str], inventory: Path | None, groups: Sequence[
     """
     known = read_inventory(inventory) if inventory else ()
     by_name = {host.name: host for host in known}
-    chosen = [by_name.get(text) or host_of(text) for text in given]
+    chosen = [by_name.get(text) or _stranger(text, inventory, by_name) for text in given]
     for group in groups:
         members = [host for host in known if group in host.groups]
         if not members:
+            groups_there = ", ".join(sorted({one for host in known for one in host.groups}))
             raise ConfigError(
                 f"there is no host in group '{group}'",
-                expected="one of " + (", ".join(sorted({one for host in known for one in host.groups})) or "no group"),
+                expected=f"one of {groups_there}" if groups_there else 'hosts with groups = ["..."] in an inventory',
                 came=group,
-                do="mend --group or the inventory",
+                do="mend --group or the inventory" if inventory else "give --inventory",
             )
         chosen += members
     if not given and not groups:
@@ -175,6 +183,18 @@ def choose_hosts(given: Sequence[str], inventory: Path | None, groups: Sequence[
             do="name at least one device",
         )
     return tuple({host.name: host for host in chosen}.values())
+
+
+def _stranger(text: str, inventory: Path | None, known: Mapping[str, Host]) -> Host:
+    """A host that the inventory does not name. A bare word is a slip in one of its names, sooner than an address."""
+    if inventory and _NAME.fullmatch(text) and "." not in text:
+        raise ConfigError(
+            f"there is no host '{text}' in {inventory}",
+            expected="one of " + ", ".join(known),
+            came=text,
+            do=f"mend --host; a machine that is not in the inventory is named USER@{text}",
+        )
+    return host_of(text)
 
 
 def _wrong(path: Path, expected: str, came: str) -> ConfigError:

@@ -39,6 +39,7 @@ class Plan:
     """What will be done on a device.
 
     Attributes:
+        bundle: the name of the bundle that will run.
         release: the id that will run.
         current: the id that runs; None: nothing.
         unsettled: a release whose switch an earlier deployment left unsettled; it is settled first.
@@ -47,6 +48,7 @@ class Plan:
 
     host: str
     target: str
+    bundle: str
     release: str
     current: str | None
     unsettled: str | None
@@ -59,7 +61,7 @@ class Plan:
 
     def lines(self) -> Iterator[str]:
         """The plan for people."""
-        yield f"{self.host}: {self.target}, release {self.release}, now {self.current or 'nothing'}"
+        yield f"{self.host}: {self.target}, {self.bundle}, release {self.release}, now {self.current or 'nothing'}"
         if self.unsettled:
             yield f"  settle the switch to {self.unsettled} that was interrupted"
         if self.nothing:
@@ -102,6 +104,7 @@ def make_plan(
     return Plan(
         host=host,
         target=f"{target.name} ({facts.os_name or facts.machine})",
+        bundle=description.bundle["name"],
         release=description.id,
         current=stock["current"],
         unsettled=stock["activating"],
@@ -149,7 +152,8 @@ def _uploads(wanted: Wanted, stock: Mapping[str, Any]) -> Iterator[Step]:
         missing = missing_of(layer.listing, there)
         size_bytes = sum(layer.listing[name].size_bytes for name in missing)
         mend = " (it is damaged there)" if state == "damaged" else ""
-        text = f"send {kind}: {len(missing)} of {len(layer.listing)} files, {size_bytes / 1e6:.1f} MB{mend}"
+        distinct = len({entry.sha256 for entry in layer.listing.values()})  # equal files are sent once
+        text = f"send {kind}: {len(missing)} of {distinct} files, {size_bytes / 1e6:.1f} MB{mend}"
         yield Step(UPLOAD, text, layer=kind, size_bytes=size_bytes)
 
 

@@ -16,6 +16,8 @@ from toolkit.deploy.deploy import Report, chosen_line
 from toolkit.deploy.fleet import Ended
 
 _SHOWN_EVERY_S = 2.0
+_WIDTH, _INDENT = 110, "      "
+PROBLEM = "problem:"  # how the agent's word to systemd begins when something is wrong (firmware_bridge/service.py)
 
 
 class Lines:
@@ -81,23 +83,23 @@ def reporter(hosts: Sequence[str], stream: TextIO, *, quiet: bool) -> Iterator[L
 
 def table(ended: Sequence[Ended[Report]]) -> str:
     """How it ended for each device, in aligned columns."""
-    rows = [("host", "state", "release", "seconds", "")]
+    rows = [("host", "state", "bundle", "release", "seconds", "")]
     rows += [(one.host.name, *_cells(one)) for one in ended]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
         for row in rows
     )
 
 
-def _cells(one: Ended[Report]) -> tuple[str, str, str, str]:
+def _cells(one: Ended[Report]) -> tuple[str, str, str, str, str]:
     if one.error is not None:
-        return ("failed", "-", "-", one.error.what)
+        return ("failed", "-", "-", "-", one.error.what)
     if one.value is None:
-        return ("not begun", "-", "-", "too many failed before")
+        return ("not begun", "-", "-", "-", "too many failed before")
     report = one.value
     chosen = chosen_line(report.proof) if report.proof else ""
-    return (report.state, report.plan.release, f"{report.took_s:.1f}", chosen)
+    return (report.state, report.plan.bundle, report.plan.release, f"{report.took_s:.1f}", chosen)
 
 
 def errors(ended: Sequence[Ended[Any]]) -> None:
@@ -124,6 +126,7 @@ def _row(one: Ended[Report]) -> dict[str, Any]:
     return {
         **row,
         "state": report.state,
+        "bundle": report.plan.bundle,
         "release": report.plan.release,
         "before": report.plan.current,
         "target": report.plan.target,
@@ -139,14 +142,17 @@ def error_json(error: Any) -> dict[str, str]:
 
 
 def is_well(status: Any) -> bool:
-    """Whether a device runs a release, and nothing about it is odd."""
-    return bool(status and status["current"] and not status["activating"] and status["health"]["active"] == "active")
+    """Whether a device runs a release, and nothing about it is odd: its service is up and reports no problem."""
+    if not status or not status["current"] or status["activating"] or not status["health"]:
+        return False
+    health = status["health"]
+    return bool(health["active"] == "active" and not health["status"].startswith(PROBLEM))
 
 
 def status_lines(host: str, status: Any) -> Iterator[str]:
     """What a device runs, for people."""
     health = status["health"]
-    if not status["current"]:
+    if not status["current"] or not health:
         yield f"{host}: nothing runs"
     else:
         more = f", {health['status']}" if health["status"] else ""
@@ -156,13 +162,20 @@ def status_lines(host: str, status: Any) -> Iterator[str]:
     for one in reversed(status["releases"]):
         bundle, chosen = one["bundle"], one["chosen"]
         mark = "*" if one["current"] else " "
-        model = f", {chosen['precision']} {chosen['median_ms']:.1f} ms ({chosen['runtime']})" if chosen else ""
+        model = (
+            f", {chosen['precision']}, {chosen['median_ms']:.1f} ms at its proof ({chosen['runtime']})"
+            if chosen
+            else ""
+        )
         signed = f", signed by {one['signed_by']['name']}" if one["signed_by"] else ""
         yield f"  {mark} {one['id']}  {bundle['name']} of {bundle['created']}{model}{signed}"
         if one["current"] and one["tensorrt"]:
             yield f"    not with TensorRT: {one['tensorrt']}"
     for one in status["failed"]:
-        yield f"  ! {one['id']}  {one['error']['what']}: {one['error']['came']}"
+        error = one["error"]
+        yield f"  ! {one['id']}  {error['what']}"
+        yield click.wrap_text(f"expected: {error['expected']}", _WIDTH, _INDENT, _INDENT + "  ")
+        yield click.wrap_text(f"came: {error['came']}", _WIDTH, _INDENT, _INDENT + "  ")
 
 
 def status_json(one: Ended[Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _RECIPE = 3
 # A few MB: then every section of the agent's file works, and changing it sends no packages.
 EXTRAS = ("dicom", "dicom-net", "page")
 _LIMIT_S = 900
+_STEPS = ("Resolved", "Downloading", "Prepared", "Installed")  # of what uv says: what takes long
 _NEWEST_MANYLINUX = 40
 # Nothing of this runs on a device: tests, headers, type information, other vendors' compilers, and the runtime's
 # library for GPUs in browsers.
@@ -37,13 +39,14 @@ _LEFT_OUT = re.compile(
 )
 
 
-def build_site(*, machine: str, python: str, glibc: str) -> Layer:
+def build_site(*, machine: str, python: str, glibc: str, say: Callable[[str], None] = lambda _line: None) -> Layer:
     """The packages for one kind of device; from the cache where it has them.
 
     Args:
         machine: "aarch64" or "x86_64".
         python: "3.11".
         glibc: "2.36": no package may ask for a later one.
+        say: called with what is fetched; with nothing where the cache has all.
 
     Raises:
         DeployError: uv finds no set of packages that fits, or no index.
@@ -58,7 +61,8 @@ def build_site(*, machine: str, python: str, glibc: str) -> Layer:
     with _alone(folder):
         if not listed.is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            _install(folder, wanted, constraints, platform=platform, python=python)
+            say(f"fetching the packages for Python {python} on {machine}: once, about 130 MB, kept in {cache_folder()}")
+            _install(folder, wanted, constraints, platform=platform, python=python, say=say)
             write_atomically(listed, dump_listing(_listing(folder, compiled=_same_python(python))))
     listing = parse_listing(listed.read_bytes())
     layer = Layer(listing, {name: folder / name for name in listing}, python=not _same_python(python))
@@ -116,25 +120,39 @@ def _constraints(python: str) -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()) if name != DISTRIBUTION)
 
 
-def _install(folder: Path, wanted: list[str], constraints: str, *, platform: str, python: str) -> None:
+def _install(
+    folder: Path, wanted: list[str], constraints: str, *, platform: str, python: str, say: Callable[[str], None]
+) -> None:
     from uv import find_uv_bin
 
     pins = folder.with_suffix(".txt")
     write_atomically(pins, constraints)
-    command = [find_uv_bin(), "pip", "install", "--quiet", "--target", str(folder), "--link-mode", "copy"]
+    command = [find_uv_bin(), "pip", "install", "--target", str(folder), "--link-mode", "copy"]
     command += ["--python-platform", platform, "--python-version", python, "--only-binary", ":all:"]
-    try:
-        done = subprocess.run(
-            [*command, "--constraint", str(pins), *wanted],
-            capture_output=True,
-            text=True,
-            timeout=_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _no_packages(platform, python, f"no end within {_LIMIT_S} s") from error
-    if done.returncode:
-        raise _no_packages(platform, python, done.stderr.strip()[-1500:])
+    command += ["--color", "never", "--constraint", str(pins), *wanted]
+    said: list[str] = []
+    ended = threading.Event()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace") as uv:
+
+        def end() -> None:
+            ended.set()
+            uv.kill()
+
+        late = threading.Timer(_LIMIT_S, end)
+        late.start()
+        try:
+            assert uv.stderr is not None
+            for line in uv.stderr:
+                said.append(line)
+                if line.strip().startswith(_STEPS):
+                    say(line.strip())
+        finally:
+            late.cancel()
+            uv.kill()  # only where the loop was left early: it has ended otherwise
+    if ended.is_set():
+        raise _no_packages(platform, python, f"no end within {_LIMIT_S} s")
+    if uv.returncode:
+        raise _no_packages(platform, python, "".join(said).strip()[-1500:])
 
 
 def _no_packages(platform: str, python: str, came: str) -> DeployError:

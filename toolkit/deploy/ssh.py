@@ -38,6 +38,7 @@ class Access:
     Attributes:
         known_hosts: OpenSSH's file of host keys.
         trust_on_first_use: an unknown host's key is written there, once, and its fingerprint shown.
+        keep_trusted: such a key is written down; False: it counts for this connection alone.
         limit_s: for connecting and logging in.
         answer_limit_s: for each answer of a device; 0: what is usual for what was asked.
         say: called with a line for people (the fingerprint that was trusted).
@@ -45,6 +46,7 @@ class Access:
 
     known_hosts: Path = Path.home() / ".ssh" / "known_hosts"
     trust_on_first_use: bool = False
+    keep_trusted: bool = True
     limit_s: float = 15.0
     answer_limit_s: float = 0.0
     say: Callable[[str], None] = lambda _line: None
@@ -129,9 +131,11 @@ async def _known_keys(host: Host, target: str, port: int, access: Access, *, tun
             "there), then give --trust-on-first-use once",
         )
     line = f"{name} {key.export_public_key('openssh').decode().strip()}\n"
-    _append(access.known_hosts, line)
-    access.say(f"{host.name}: trusted on first use: {key.get_algorithm()} {key.get_fingerprint()}")
-    return str(access.known_hosts)
+    if access.keep_trusted:
+        _append(access.known_hosts, line)
+    for_now = "" if access.keep_trusted else " (not written down: nothing is changed here either)"
+    access.say(f"{host.name}: trusted on first use: {key.get_algorithm()} {key.get_fingerprint()}{for_now}")
+    return asyncssh.import_known_hosts(line)
 
 
 def _is_known(file: Path, target: str, port: int) -> bool:

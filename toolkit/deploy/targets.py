@@ -69,13 +69,12 @@ def known_names() -> list[str]:
     return ["auto", *dict.fromkeys(target.family for target in targets), *(target.name for target in targets)]
 
 
-def choose_target(wished: str, facts: Facts) -> Target | None:
-    """The target of a device: the wished one, or the first that fits; None where none fits.
+def require_target(wished: str) -> None:
+    """Whether there is such a target.
 
     Raises:
-        ConfigError: there is no such target.
+        ConfigError: there is none.
     """
-    _, targets = load_targets()
     if wished not in known_names():
         raise ConfigError(
             f"there is no target '{wished}'",
@@ -83,6 +82,16 @@ def choose_target(wished: str, facts: Facts) -> Target | None:
             came=wished,
             do="mend --target; auto finds out by itself",
         )
+
+
+def choose_target(wished: str, facts: Facts) -> Target | None:
+    """The target of a device: the wished one, or the first that fits; None where none fits.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    require_target(wished)
+    _, targets = load_targets()
     asked = [target for target in targets if wished in ("auto", target.family, target.name)]
     fitting = [target for target in asked if not list(_misfits(target, facts, by_model=wished == "auto"))]
     return fitting[0] if fitting else None

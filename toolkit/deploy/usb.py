@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from firmware_bridge.deploy.folder import CODE, CONTENT, KIND, SCHEMA, SCRIPT, SIGNATURE
 from firmware_bridge.deploy.layers import hash_file
-from firmware_bridge.errors import ConfigError
+from firmware_bridge.errors import ConfigError, SignatureError
 from firmware_bridge.result import iso_utc
-from firmware_bridge.signing import FOLDER_CONTEXT, dump_signatures, sign
+from firmware_bridge.signing import FOLDER_CONTEXT, dump_signatures, require_signature, sign
+from firmware_bridge.trust import TrustedKey, parse_trusted_keys
 from toolkit.deploy.code import device_code
-from toolkit.deploy.inventory import Host
 from toolkit.deploy.layer import archive
+from toolkit.deploy.settings import Prepared
 from toolkit.deploy.targets import Target, load_targets
-from toolkit.deploy.wanted import Parcel, wanted_for
+from toolkit.deploy.wanted import Parcel, Wanted, wanted_for
 from toolkit.files import storing, write_atomically
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _SCRIPT = """\
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 [ -x /usr/bin/python3 ] || { echo "error: /usr/bin/python3 is not there: apt-get install python3" >&2; exit 10; }
+[ "$(id -u)" = 0 ] || { echo "error: only root can install: sudo sh $0 $*" >&2; exit 10; }
 export PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
 if [ -d /opt/cxr-edge/current/app ]; then
   export PYTHONPATH=/opt/cxr-edge/current/app:/opt/cxr-edge/current/site
@@ -68,57 +70,61 @@ def exact_target(name: str, python: str) -> tuple[Target, str]:
     return target, version
 
 
+def require_signer(key: Ed25519PrivateKey, parcel: Parcel) -> TrustedKey:
+    """The trusted key whose private half is `key`: the device asks for one of those, so nobody else's will do.
+
+    Raises:
+        SignatureError: it is none of them, or revoked.
+    """
+    keys = parse_trusted_keys(parcel.trusted_keys.encode(), Path("--trusted-keys"))
+    now = iso_utc(datetime.now(timezone.utc))
+    try:
+        # The device's own check, over nothing.
+        return require_signature(
+            b"", [sign(b"", key, context=FOLDER_CONTEXT)], keys, context=FOLDER_CONTEXT, created=now
+        )
+    except SignatureError as error:
+        raise SignatureError(
+            "no device would take a folder that --key signs",
+            expected=error.expected,
+            came=error.came,
+            do="give the private half of one of --trusted-keys, or add the key to that file",
+        ) from error
+
+
 def write_folder(
     out: Path,
     parcel: Parcel,
-    host: Host,
+    prepared: Prepared,
     *,
     target: Target,
     python: str,
     key: Ed25519PrivateKey,
-    config: Mapping[str, Any],
     say: Callable[[str], None],
-) -> Path:
+) -> TrustedKey:
     """Write a signed folder. `out` may be a stick's root; files of ours in it are replaced, others stay.
 
     Args:
         out: the folder.
         parcel: the bundle.
-        host: watched folder and config of the device; its secrets are refused, a stick is no place for them.
+        prepared: watched folder and settings of the device. Its secrets stay here: a stick is no place for them.
         target: the kind of device.
         python: its Python, "3.11".
         key: signs the folder.
-        config: tables of the agent's file.
         say: called with each step.
 
+    Returns:
+        The trusted key that signed it.
+
     Raises:
-        ConfigError: a setting that the agent does not know, or secrets.
+        SignatureError: no device would trust the key.
         DeployError: no packages for this kind of device.
         ResourceError: the folder cannot be written.
     """
-    if host.secrets:
-        raise ConfigError(
-            "secrets do not go onto a stick",
-            expected="no secrets",
-            came=", ".join(host.secrets),
-            do="put them into /etc/cxr-edge/secrets on the device by hand (mode 0600)",
-        )
+    signer = require_signer(key, parcel)
     say(f"packages for {target.name}, Python {python}")
-    wanted = wanted_for(host, target, parcel, python=python, cpus=max(target.threads), tensorrt="any", config=config)
-    layers = out / "layers"
-    with storing(out):
-        layers.mkdir(parents=True, exist_ok=True)
-        for left in layers.iterdir():
-            left.unlink()
-    files: dict[str, str] = {}
-    for kind, layer in wanted.layers.items():
-        say(f"{kind}: {layer.size_bytes / 1e6:.1f} MB")
-        write_atomically(layers / f"{layer.hash}.json", layer.raw_listing)
-        packed = archive(layer, layer.listing)
-        with storing(layers):
-            shutil.copyfile(packed, layers / f"{layer.hash}.tar.gz")
-        for name in (f"layers/{layer.hash}.json", f"layers/{layer.hash}.tar.gz"):
-            files[name] = hash_file(out / name)
+    wanted = wanted_for(prepared, target, parcel, python=python, cpus=max(target.threads), tensorrt="any", say=say)
+    files = _write_layers(out, wanted, say)
     write_atomically(out / CODE, device_code())
     write_atomically(out / SCRIPT, _SCRIPT)
     files.update({name: hash_file(out / name) for name in (CODE, SCRIPT)})
@@ -134,4 +140,23 @@ def write_folder(
     raw = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True).encode()
     write_atomically(out / CONTENT, raw)
     write_atomically(out / SIGNATURE, dump_signatures([sign(raw, key, context=FOLDER_CONTEXT)]))
-    return out
+    return signer
+
+
+def _write_layers(out: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, str]:
+    """name -> SHA-256 of each file that was written."""
+    layers = out / "layers"
+    with storing(out):
+        layers.mkdir(parents=True, exist_ok=True)
+        for left in layers.iterdir():
+            left.unlink()
+    files: dict[str, str] = {}
+    for kind, layer in wanted.layers.items():
+        say(f"{kind}: {layer.size_bytes / 1e6:.1f} MB")
+        write_atomically(layers / f"{layer.hash}.json", layer.raw_listing)
+        packed = archive(layer, layer.listing)
+        with storing(layers):
+            shutil.copyfile(packed, layers / f"{layer.hash}.tar.gz")
+        for name in (f"layers/{layer.hash}.json", f"layers/{layer.hash}.tar.gz"):
+            files[name] = hash_file(out / name)
+    return files

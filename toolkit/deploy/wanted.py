@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,25 +14,19 @@ from firmware_bridge.deploy.release import (
     APP,
     BUNDLE,
     BUNDLE_FILE,
-    PLACE,
     SITE,
     TENSORRT,
-    TRUSTED_KEYS,
     Description,
 )
 from firmware_bridge.deploy.unit import unit_text
-from firmware_bridge.errors import BundleError, ConfigError, MissingExtraError
+from firmware_bridge.errors import BundleError, ConfigError
 from firmware_bridge.manifest import TFLITE_RUNTIME
-from firmware_bridge.settings import load_settings
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys
 from toolkit.deploy.code import code_layer
-from toolkit.deploy.inventory import Host, merge
 from toolkit.deploy.layer import Layer
+from toolkit.deploy.settings import Prepared
 from toolkit.deploy.site import build_site
 from toolkit.deploy.targets import Target
-
-CREDENTIALS = "/run/credentials/cxr-edge.service"
-MQTT_PASSWORD = "mqtt-password"  # noqa: S105  the name of a credential, not one
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,7 @@ class Wanted:
 
 
 def wanted_for(
-    host: Host,
+    prepared: Prepared,
     target: Target,
     parcel: Parcel,
     *,
@@ -114,43 +107,37 @@ def wanted_for(
     cpus: int,
     systemd: int = 0,
     tensorrt: str = "",
-    config: Mapping[str, Any],
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Wanted:
     """Put together what a device shall have. Fetches packages where the cache has none for this kind of device.
 
     Args:
-        host: with its own config and secrets.
+        prepared: the host with its settings and secrets.
         target: its kind.
         parcel: the bundle.
         python: the device's, "3.11".
         cpus: how many it has.
         systemd: its version; 0: the oldest that is supported.
         tensorrt: its version, for which engines are then built there; "any": nobody knows; empty: there is none.
-        config: tables of the agent's file for all devices; the host's own come on top.
+        say: called with what is fetched.
 
     Raises:
-        ConfigError: a setting that the agent does not know, or a secret that cannot be read.
         DeployError: no packages for this kind of device.
     """
-    secrets = {name: _secret(name, Path(file)) for name, file in host.secrets.items()}
-    settings = _settings(host, merge(config, host.config), secrets=secrets)
-    text = _toml(settings)
-    _check(text)
+    host, settings = prepared.host, prepared.tables
     layers = {
-        SITE: build_site(machine=target.machine, python=python, glibc=target.glibc),
+        SITE: build_site(machine=target.machine, python=python, glibc=target.glibc, say=say),
         APP: code_layer(),
         BUNDLE: parcel.layer,
     }
-    # What the proof chooses comes before the file ([agent] precision, threads): here the file may forbid a choice.
-    may_use_gpu = settings["agent"].get("runtime") != TFLITE_RUNTIME
     description = Description(
         layers={kind: layer.hash for kind, layer in layers.items()},
         bundle=dict(parcel.ref),
         target=target.name,
-        config=text,
+        config=prepared.text,
         unit=unit_text(
             watch=host.watch,
-            secrets=sorted(secrets),
+            secrets=sorted(prepared.secrets),
             memory_max_mb=target.memory_max_mb,
             systemd=systemd,
             only_addresses=host.only_addresses or None,
@@ -158,63 +145,18 @@ def wanted_for(
         ),
         trusted_keys=parcel.trusted_keys,
         watch=host.watch,
-        broker=_broker(settings),
-        extra={
-            **({"update": True} if settings.get("update", {}).get("enabled") is True else {}),
-            # The version, so that an update of TensorRT makes another release, whose engines are built anew.
-            **({TENSORRT: tensorrt} if tensorrt and target.accelerator and may_use_gpu else {}),
-        },
+        broker=prepared.broker,
+        extra=_extra(settings, target, tensorrt),
         threads=tuple(n for n in target.threads if n <= cpus) or (1,),
     )
-    return Wanted(description, layers, secrets)
+    return Wanted(description, layers, prepared.secrets)
 
 
-def _secret(name: str, file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"secret {name} cannot be read", expected=f"a text file {file}", came=str(error), do="mend its path"
-        ) from error
-
-
-def _settings(host: Host, config: Mapping[str, Any], *, secrets: Mapping[str, str]) -> dict[str, Any]:
-    agent = {
-        "watch": host.watch,
-        "bundle": f"{PLACE}/{BUNDLE_FILE}",
-        "state": "/var/lib/cxr-edge",
-        "trusted_keys": f"{PLACE}/{TRUSTED_KEYS}",
-    }
-    settings = merge(config, {"agent": agent})
-    if MQTT_PASSWORD in secrets and settings.get("mqtt", {}).get("url"):
-        settings = merge(settings, {"mqtt": {"password_file": f"{CREDENTIALS}/{MQTT_PASSWORD}"}})
-    return settings
-
-
-def _toml(settings: Mapping[str, Any]) -> str:
-    try:
-        import tomli_w
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.for_module("tomli_w", "deploy") from error
-
-    text: str = tomli_w.dumps(dict(settings))
-    return text
-
-
-def _check(text: str) -> None:
-    """Read it as the agent will: a slip in it is told here, not by a service that does not start."""
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        load_settings(Path(file.name), environment={})
-
-
-def _broker(settings: Mapping[str, Any]) -> str:
-    """ "host:port" of the broker; empty without one."""
-    url = settings.get("mqtt", {}).get("url", "")
-    if not url:
-        return ""
-    from firmware_bridge.mqtt import parse_broker
-
-    broker = parse_broker(url)
-    return f"{broker.host}:{broker.port}"
+def _extra(settings: Mapping[str, Any], target: Target, tensorrt: str) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if settings.get("update", {}).get("enabled") is True:
+        extra["update"] = True
+    # What the proof chooses comes before the file ([agent] precision, threads): here the file may forbid a choice.
+    if tensorrt and target.accelerator and settings["agent"].get("runtime") != TFLITE_RUNTIME:
+        extra[TENSORRT] = tensorrt  # the version: an update of TensorRT makes another release, with engines built anew
+    return extra

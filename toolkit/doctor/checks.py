@@ -128,7 +128,7 @@ def _check_extras(facts: Facts) -> Iterator[Finding]:
         if extra in ("", "tflite-runtime", "dev"):
             continue
         missing = [name for name in names if name not in facts.packages]
-        mend = f"pip install 'cxr-edge[{extra}]'"
+        mend = f"in the clone of cxr-edge: pip install '.[{extra}]'"
         if not missing:
             yield ok(f"extra {extra}", "installed")
         else:
@@ -165,7 +165,9 @@ def _check_programs(facts: Facts) -> Iterator[Finding]:
         yield ok("mosquitto", "installed")
     else:
         yield note(
-            "mosquitto", "not here; the agent needs a broker, here or elsewhere", "sudo apt-get install mosquitto"
+            "mosquitto",
+            "not here; results over MQTT need a broker, here or elsewhere, and the agent works without any",
+            "sudo apt-get install mosquitto",
         )
     if facts.programs.get("storescp"):
         yield ok("dcmtk", "installed")

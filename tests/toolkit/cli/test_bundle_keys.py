@@ -48,7 +48,7 @@ def test_from_key_to_a_bundle_that_verifies(bundle: Path, tmp_path: Path) -> Non
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     with pytest.raises(SignatureError, match="not signed"):
         call("verify", bundle, "--trusted-keys", trusted)
-    assert call("sign", bundle, "--key", key).output.strip() == str(bundle)
+    assert call("sign", bundle, "--key", key).stdout.strip() == str(bundle)
     said = call("verify", bundle, "--trusted-keys", trusted).output
     assert f"signed by clinic ({read_trusted_keys(trusted)[0].id})" in said
     assert json.loads(call("inspect", bundle).output)["signed_by"] == [read_trusted_keys(trusted)[0].id]
@@ -98,3 +98,19 @@ def test_a_file_that_is_no_key(tmp_path: Path, content: bytes) -> None:
     file.chmod(0o600)
     with pytest.raises(ConfigError, match="Ed25519 key in PEM"):
         read_key(file)
+
+
+def test_signing_says_which_key_and_whose_signatures_are_there(bundle: Path, tmp_path: Path) -> None:
+    (one, trusted), (other, _) = keygen(tmp_path, "--no-passphrase"), keygen(tmp_path, "--no-passphrase", name="b")
+    (first,) = read_trusted_keys(trusted)
+    assert f"signed by {first.id}, and by nobody else" in call("sign", bundle, "--key", one).output
+    assert f"and by {first.id}" in call("sign", bundle, "--key", other).output
+
+
+def test_an_ssh_key_signs_no_bundle(bundle: Path, tmp_path: Path) -> None:
+    key = tmp_path / "id_ed25519"
+    key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
+    key.chmod(0o600)
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        call("sign", bundle, "--key", key)
+    assert "keygen" in caught.value.do

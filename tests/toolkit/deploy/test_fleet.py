@@ -63,7 +63,7 @@ def test_no_more_than_so_many_at_the_same_time() -> None:
     assert most == 2
 
 
-@pytest.mark.parametrize(("text", "size"), [("", 0), ("3", 3), ("25%", 5), ("1%", 1)])
+@pytest.mark.parametrize(("text", "size"), [("", 0), ("3", 3), ("25%", 5), ("1%", 1), ("12.5%", 3), ("100%", 20)])
 def test_a_wave_is_a_number_or_a_share(text: str, size: int) -> None:
     assert wave_size(text, 20) == size
 

@@ -141,6 +141,13 @@ def test_only_what_is_missing_is_done(change: dict[str, Any], expected: list[str
     assert steps({**DONE, **change}) == expected
 
 
+def test_equal_files_are_counted_as_they_are_sent_once() -> None:
+    entry = Entry("e" * 64, 5)
+    twins = Layer({"a/__init__.py": entry, "b/__init__.py": entry}, {})
+    wanted = Wanted(replace(DESCRIPTION, layers={"app": twins.hash}), {"app": twins}, {})
+    assert "send app: 1 of 1 files" in "\n".join(plan(EMPTY, wanted).lines())
+
+
 def test_files_that_lie_in_another_layer_are_not_sent() -> None:
     bundle = LAYERS["bundle"].listing["b.cxr"].sha256
     stock = {**DONE, "layers": {**DONE["layers"], LAYERS["bundle"].hash: "absent"}, "content": [bundle]}

@@ -68,6 +68,13 @@ def test_a_changed_key_is_told_apart_from_an_unknown_one_and_never_trusted(
     assert access.known_hosts.read_text() == known
 
 
+def test_who_only_looks_writes_no_key_down(host: Host, access: Access) -> None:
+    said: list[str] = []
+    assert say_hello(host, replace(access, keep_trusted=False, say=said.append)) == "hello"
+    assert "not written down" in said[0]
+    assert not access.known_hosts.exists()
+
+
 def test_a_file_of_known_hosts_whose_last_line_is_open_keeps_it(host: Host, access: Access) -> None:
     access.known_hosts.parent.mkdir()
     access.known_hosts.write_text("other ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBpkdWRlZHVkZWR1ZGVkdWRlZHVkZWR1ZGVkdWRl")

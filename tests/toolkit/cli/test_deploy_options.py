@@ -1,0 +1,121 @@
+"""Commands for devices, as they are given: what contradicts itself is refused before anything is done."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
+from toolkit.bundle import build_bundle, sign_bundle
+from toolkit.cli.main import run
+from toolkit.deploy.since import require_since
+from toolkit.keys import make_key, read_key
+
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """File of trusted keys; "own.key" beside it is one of them, "old.key" is not."""
+    own = make_key(tmp_path / "own.key", name="own", passphrase=None)
+    make_key(tmp_path / "old.key", name="old", passphrase=None)
+    trusted = tmp_path / "trusted.toml"
+    trusted.write_text(own.to_toml())
+    return trusted
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, keys: Path) -> Path:
+    """A bundle that those devices would trust."""
+    path = build_bundle(
+        tmp_path / "b.cxr",
+        name="plain",
+        labels=("NORMAL", "PNEUMONIA"),
+        preprocessing={"version": 1, "steps": [{"name": "resize", "size_px": 32}]},
+        models=[ModelEntry("m.tflite", "int8", "head.npy", CalibrationEntry(1.0, 0.0, 0.5))],
+        files={"m.tflite": b"model", "head.npy": b"head", "golden/1.jpg": b"xray"},
+        golden=[GoldenEntry("golden/1.jpg", "m.tflite", 0.5, 0.02)],
+    )
+    return sign_bundle(path, read_key(keys.with_name("own.key"), passphrase=None))
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    file = tmp_path / "clinic.toml"
+    file.write_text(
+        '[hosts.ward-1]\naddress = "127.0.0.1"\nport = 1\n\n[hosts.ward-2]\naddress = "127.0.0.1"\nport = 1\n'
+    )
+    return file
+
+
+def refused(said: Said, *words: str, code: int = 2) -> str:
+    """What a refused command says."""
+    assert run(words) == code
+    return said.readouterr().err
+
+
+def test_the_agent_is_not_measured_here_where_a_host_is_named(samples: Path, capsys: Said) -> None:
+    told = refused(capsys, "benchmark", "--agent", "--images", str(samples), "--host", "pi@10.0.0.1")
+    assert "--agent measures on this machine" in told
+
+
+def test_a_bundle_is_no_model_file(samples: Path, bundle: Path, capsys: Said) -> None:
+    told = refused(capsys, "benchmark", "--model", str(bundle), "--images", str(samples), "--host", "pi@10.0.0.1")
+    assert "a .tflite file" in told
+    assert "b.cxr" in told
+
+
+def stick(bundle: Path, keys: Path, *more: str, key: str = "own.key") -> list[str]:
+    words = ["deploy", str(bundle), "--trusted-keys", str(keys), "--key", str(keys.with_name(key))]
+    return [*words, "--to-usb", str(keys.with_name("stick")), "--target", "rpi-os-12", *more]
+
+
+def test_a_stick_signed_by_a_key_that_no_device_trusts_is_not_written(bundle: Path, keys: Path, capsys: Said) -> None:
+    told = refused(capsys, *stick(bundle, keys, key="old.key"), code=6)
+    assert "no device would take a folder that --key signs" in told
+    assert told.count("expected:") == 1
+    assert not keys.with_name("stick").exists()
+
+
+def test_a_stick_has_the_settings_of_one_host(bundle: Path, keys: Path, inventory: Path, capsys: Said) -> None:
+    assert "--host NAME" in refused(capsys, *stick(bundle, keys, "--inventory", str(inventory)))
+    assert "no host 'ward-9'" in refused(
+        capsys, *stick(bundle, keys, "--inventory", str(inventory), "--host", "ward-9")
+    )
+    assert "--inventory FILE --host NAME" in refused(capsys, *stick(bundle, keys, "--host", "pi@10.0.0.1"))
+
+
+@pytest.mark.parametrize("wave", ["0%", "-5", "nan%", "200%", "5x", "0", "1e9%"])
+def test_a_wave_of_nothing(bundle: Path, keys: Path, inventory: Path, capsys: Said, wave: str) -> None:
+    words = ["deploy", str(bundle), "--trusted-keys", str(keys), "--inventory", str(inventory), "--wave", wave]
+    assert "--wave cannot be used" in refused(capsys, *words)
+
+
+def test_uninstall_without_a_terminal_says_what_to_give(inventory: Path) -> None:
+    command = [sys.executable, "-m", "toolkit.cli.main", "uninstall", "--inventory", str(inventory)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert "interrupted" not in done.stderr
+
+
+@pytest.mark.parametrize("since", ["nonsense", "yesterdy", "-1", "--vacuum-time=1s", "2026-13-01", "@x"])
+def test_a_moment_that_journalctl_does_not_know(inventory: Path, capsys: Said, since: str) -> None:
+    assert "--since" in refused(capsys, "logs", "--inventory", str(inventory), f"--since={since}")
+
+
+@pytest.mark.parametrize(
+    "since",
+    ["", "-1h", "-1h 30min", "yesterday", "2 days ago", "2026-11-24", "2026-11-24 08:00", "08:00:01", "@1790000000"],
+)
+def test_a_moment_that_it_knows(since: str) -> None:
+    require_since(since)
+
+
+def test_a_password_file_is_named_by_its_option(inventory: Path) -> None:
+    command = [sys.executable, "-m", "toolkit.cli.main", "status", "--inventory", str(inventory), "--ask-sudo-password"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert "give --sudo-password-file FILE" in done.stderr

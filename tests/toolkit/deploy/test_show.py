@@ -1,0 +1,65 @@
+"""What people and scripts are told of a fleet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from firmware_bridge.errors import HostError
+from toolkit.deploy.deploy import Report
+from toolkit.deploy.fleet import Ended
+from toolkit.deploy.inventory import Host
+from toolkit.deploy.plan import Plan
+from toolkit.deploy.show import is_well, status_lines, table
+
+HEALTH = {"active": "active", "restarts": 0, "status": "waiting for X-rays"}
+RELEASE = {
+    "id": "0cb593a182063e92",
+    "bundle": {"name": "chest", "created": "2026-02-01T00:00:00Z"},
+    "current": True,
+    "chosen": {"precision": "int8", "median_ms": 2.7, "runtime": "ai-edge-litert"},
+    "signed_by": None,
+    "tensorrt": None,
+}
+STATUS: dict[str, Any] = {
+    "current": "0cb593a182063e92",
+    "activating": None,
+    "health": HEALTH,
+    "releases": [RELEASE],
+    "failed": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "well"),
+    [
+        ({}, True),
+        ({"current": None, "health": None}, False),
+        ({"health": None}, False),
+        ({"activating": "1"}, False),
+        ({"health": {**HEALTH, "active": "failed"}}, False),
+        ({"health": {**HEALTH, "status": "problem: MQTT broker b:1883: Not authorized"}}, False),
+    ],
+)
+def test_a_device_is_well_only_when_its_agent_says_so_as_well(change: dict[str, Any], well: bool) -> None:
+    assert is_well({**STATUS, **change}) is well
+
+
+def test_a_long_failure_stands_on_lines_that_fit() -> None:
+    error = {"what": "did not prove itself", "expected": "the service to stay up", "came": "it ended; " + "log " * 70}
+    shown = list(status_lines("pi", {**STATUS, "failed": [{"id": "1" * 16, "error": {**error, "do": "look"}}]}))
+    text = "\n".join(shown)
+    assert "did not prove itself" in text
+    assert "the service to stay up" in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert "2.7 ms at its proof" in text
+
+
+def test_the_table_names_the_bundle() -> None:
+    plan = Plan("pi", "rpi-os-12", "chest", "0cb593a182063e92", None, None, ())
+    error = HostError("off cannot be reached", expected="x", came="x", do="x")
+    rows = table([Ended(Host("pi", "pi"), Report("running", plan, None, 9.5)), Ended(Host("off", "off"), error=error)])
+    assert rows.splitlines()[0].split() == ["host", "state", "bundle", "release", "seconds"]
+    assert rows.splitlines()[1].split() == ["pi", "running", "chest", "0cb593a182063e92", "9.5"]
+    assert rows.splitlines()[2].endswith("off cannot be reached")
