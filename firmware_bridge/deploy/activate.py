@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from firmware_bridge.deploy import way_back
+from firmware_bridge.deploy import secret_files, way_back
 from firmware_bridge.deploy.health import watch_release
+from firmware_bridge.deploy.history import history, remember, tidy
 from firmware_bridge.deploy.journal_copy import drop_copy, keep_copy, put_back
+from firmware_bridge.deploy.keys import note_keys
 from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE_PATH, Layout
 from firmware_bridge.deploy.release import (
     APP,
@@ -26,9 +28,7 @@ from firmware_bridge.deploy.release import (
     Description,
     read_json,
     read_release,
-    remember,
     switch,
-    tidy,
     write_json,
 )
 from firmware_bridge.deploy.systemd import state_of, systemctl
@@ -95,6 +95,7 @@ def settled_and_locked(layout: Layout, *, wait_s: float) -> Iterator[bool]:
                 stack.enter_context(locked(layout, wait_s=max(0.0, deadline_s - time.monotonic())))
             under_way = layout.linked_id(layout.activating)
             if under_way is None:
+                secret_files.forget(layout)
                 yield waited
                 return
         waited = True
@@ -118,6 +119,7 @@ def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str, br
             do="give a shorter one",
         )
     folder, previous = layout.release(id), layout.linked_id(layout.current)
+    note_keys(layout, read_release(layout, id))
     (folder / OUTCOME).unlink(missing_ok=True)
     drop_copy(layout)  # of an earlier switch
     way_back.lay(layout, previous)
@@ -245,6 +247,7 @@ def _other_code(layout: Layout, previous: str | None, description: Description) 
 
 
 def _start(layout: Layout, id: str) -> None:
+    secret_files.put_in(layout)
     if layout.linked_id(layout.current) != id:
         switch(layout, layout.current, id)
     _say(layout, id, "switched")
@@ -268,7 +271,12 @@ def _settle(layout: Layout, description: Description, asked: dict[str, Any]) -> 
 
 def _clean(layout: Layout, *, keep: int) -> None:
     """Remove what a settled switch leaves over. What cannot be removed is no reason to call it failed."""
-    for step in (way_back.drop, drop_copy, lambda layout: tidy(layout, keep=keep)):
+    id = layout.linked_id(layout.current)
+    steps: list[Callable[[Layout], object]] = [way_back.drop, drop_copy, lambda layout: tidy(layout, keep=keep)]
+    if id:
+        steps.append(lambda layout: secret_files.settle(layout, id))
+    steps.append(lambda layout: secret_files.tidy(layout, keep=history(layout)))
+    for step in steps:
         try:
             step(layout)
         except (OSError, DeployError) as error:
@@ -281,6 +289,8 @@ def _roll_back(layout: Layout, id: str, asked: dict[str, Any], told: dict[str, s
     if previous and not layout.release(previous).is_dir():
         previous = None
     way_back.take(layout, previous)
+    with contextlib.suppress(OSError):  # the old release runs with the new password rather than not at all
+        secret_files.put_back(layout)
     way_back.free_reserve(layout)
     _note(layout, id, said=["rolling back"], error=told)
     with contextlib.suppress(DeployError):

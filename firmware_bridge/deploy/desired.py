@@ -9,29 +9,24 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from firmware_bridge.bundle import MAX_BUNDLE_BYTES, open_bundle
 from firmware_bridge.deploy.activate import order, settle, settled_and_locked
+from firmware_bridge.deploy.history import forbid_downgrade
+from firmware_bridge.deploy.keys import todays_keys, with_todays_keys
 from firmware_bridge.deploy.layers import Entry, commit, dump_listing, hash_file, layer_hash, place, prepare
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.proving import prove
-from firmware_bridge.deploy.release import (
-    BUNDLE,
-    BUNDLE_FILE,
-    TRUSTED_KEYS,
-    forbid_downgrade,
-    read_release,
-    write_release,
-)
+from firmware_bridge.deploy.release import BUNDLE, BUNDLE_FILE, read_release, write_release
 from firmware_bridge.deploy.serve import translated
-from firmware_bridge.errors import BundleError, CxrEdgeError, DeployError, RolledBack
+from firmware_bridge.errors import BundleError, CxrEdgeError, DeployError, DowngradeError, RolledBack
 from firmware_bridge.files import write_atomically
-from firmware_bridge.trust import read_trusted_keys
 from firmware_bridge.update import READY, REFUSED, REPORT, ROLLED_BACK, RUNNING, dump_report
 
+_OLDER = "name a newer one; to go back: `cxr-edge rollback`"
 _WATCH_S, _KEEP, _LOCK_WAIT_S = 5.0, 3, 300.0
 Say = Callable[[str], None]
 
@@ -71,9 +66,11 @@ def _update(layout: Layout, ready: Path, *, say: Say) -> str:
         description = read_release(layout, id)
         say("taking the bundle")
         listing, file = _adopt(layout, ready)
-        with open_bundle(file, trusted=read_trusted_keys(layout.release(id) / TRUSTED_KEYS)) as bundle:
+        description = with_todays_keys(layout, description)
+        with open_bundle(file, trusted=todays_keys(layout)) as bundle:
             ref = {"name": bundle.manifest.name, "id": bundle.id, "created": bundle.manifest.created}
-        forbid_downgrade(layout, ref, do="name a newer one; to go back: `cxr-edge rollback`")
+        forbid_downgrade(layout, ref, do=_OLDER)
+        _forbid_older_than_running(description.bundle, ref)
         wanted = replace(description, layers={**description.layers, BUNDLE: layer_hash(listing)}, bundle=ref)
         if wanted.id == id:
             return ref["id"]
@@ -83,6 +80,21 @@ def _update(layout: Layout, ready: Path, *, say: Say) -> str:
         order(layout, wanted.id, watch_s=_WATCH_S, keep=_KEEP, reason="desired state")
     settle(layout, wanted.id, say=say)
     return ref["id"]
+
+
+def _forbid_older_than_running(running: Mapping[str, str], ref: Mapping[str, str]) -> None:
+    """The broker chooses which bundle: it must not be able to bring up an old one of another name, signed long ago.
+
+    Raises:
+        DowngradeError: it is older than the one that runs.
+    """
+    if ref["name"] != running["name"] and ref["created"] < running["created"]:
+        raise DowngradeError(
+            f"bundle '{ref['name']}' is older than '{running['name']}', which runs",
+            expected=f"one made {running['created']} or later",
+            came=f"made {ref['created']}",
+            do=_OLDER,
+        )
 
 
 def _adopt(layout: Layout, ready: Path) -> tuple[dict[str, Entry], Path]:

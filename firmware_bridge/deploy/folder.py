@@ -20,19 +20,12 @@ from pathlib import Path
 
 from firmware_bridge.deploy import boot
 from firmware_bridge.deploy.activate import order, settle, settled_and_locked
+from firmware_bridge.deploy.history import forbid_downgrade
 from firmware_bridge.deploy.install import PYTHON, compile_layer, install
 from firmware_bridge.deploy.layers import commit, hash_file, prepare, receive, state_of_layer
 from firmware_bridge.deploy.layout import SERVICE, Layout
 from firmware_bridge.deploy.proving import prove
-from firmware_bridge.deploy.release import (
-    APP,
-    SITE,
-    TRUSTED_KEYS,
-    Description,
-    forbid_downgrade,
-    parse_description,
-    write_release,
-)
+from firmware_bridge.deploy.release import APP, SITE, TRUSTED_KEYS, Description, parse_description, write_release
 from firmware_bridge.deploy.systemd import state_of
 from firmware_bridge.errors import DeployError, PreflightError, SignatureError
 from firmware_bridge.signing import FOLDER_CONTEXT, parse_signatures, require_signature

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from firmware_bridge.deploy.layout import SERVICE, Layout
@@ -107,14 +106,14 @@ def _unhealthy(expected: str, came: str) -> DeployError:
     )
 
 
-def health_now(layout: Layout, description: Description) -> dict[str, Any]:
+def health_now(layout: Layout, description: Description | None) -> dict[str, Any]:
     """How the service stands, without touching anything.
 
     Raises:
         DeployError: systemd does not answer.
     """
     state = state_of(SERVICE)
-    folder = layout.root / description.watch.lstrip("/")
+    folder = layout.root / description.watch.lstrip("/") if description else None
     return {
         "active": state.active,
         "sub": state.sub,
@@ -123,5 +122,5 @@ def health_now(layout: Layout, description: Description) -> dict[str, Any]:
         "status": state.status,
         "enabled": state.enabled,
         "watchdog_age_s": round(state.watchdog_age_s, 1) if state.watchdog_s else None,
-        "watched_folder": Path(folder).is_dir(),
+        "watched_folder": folder is not None and folder.is_dir(),
     }

@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE, UPDATE_PATH, USER, Layout
+from firmware_bridge.deploy import secret_files
+from firmware_bridge.deploy.layout import ACTIVATION, PROOF_USER, SERVICE, UPDATE, UPDATE_PATH, USER, Layout
 from firmware_bridge.errors import DeployError
 from firmware_bridge.files import write_atomically
 
@@ -66,23 +67,21 @@ def install(layout: Layout, *, secrets: Mapping[str, str], watch: str) -> list[s
 
     Args:
         layout: the device.
-        secrets: name -> text; those of other names stay.
+        secrets: name -> text; in use from the next switch on. Those of other names stay.
         watch: the watched folder.
 
     Raises:
         DeployError: the user cannot be made.
         OSError: the disk is full or cannot be written.
     """
-    done = [*_user()]
+    done = make_users()
     account = pwd.getpwnam(USER)
     for folder, mode in ((layout.base, 0o755), (layout.layers, 0o755), (layout.releases, 0o755), (layout.etc, 0o755)):
         folder.mkdir(parents=True, exist_ok=True, mode=mode)
         folder.chmod(mode)
-    layout.secrets.mkdir(exist_ok=True, mode=0o700)
-    for name, text in secrets.items():
-        if "/" in name or name.startswith("."):
-            raise DeployError("a secret's name leads elsewhere", expected="a plain name", came=name, do="rename it")
-        done += _file(layout.secrets / name, text, 0o600, f"secret {name}")
+    layout.secrets.mkdir(exist_ok=True)
+    layout.secrets.chmod(0o700)
+    done += secret_files.stage(layout, secrets)
     done += _watched(layout, watch, account)
     for name, text in _UNITS.items():
         done += _file(layout.units / name, text, 0o644, f"unit {name}")
@@ -92,19 +91,32 @@ def install(layout: Layout, *, secrets: Mapping[str, str], watch: str) -> list[s
     return done
 
 
-def _user() -> list[str]:
+def make_users() -> list[str]:
+    """Make the service's user and the one of proofs where they are lacking; which.
+
+    Raises:
+        DeployError: one cannot be made.
+    """
+    command = ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin"]
+    done = []
+    for name, home in ((USER, "/var/lib/cxr-edge"), (PROOF_USER, "/nonexistent")):
+        if _is_user(name):
+            continue
+        _make(
+            [*command, "--home-dir", home, name],
+            what=f"user {name}",
+            do=f"make a system user {name} with a group of its own by hand, then deploy again",
+        )
+        done.append(f"user {name}")
+    return done
+
+
+def _is_user(name: str) -> bool:
     try:
-        pwd.getpwnam(USER)
-        return []
+        pwd.getpwnam(name)
     except KeyError:
-        pass
-    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/var/lib/cxr-edge"]
-    _make(
-        [*command, "--shell", "/usr/sbin/nologin", USER],
-        what=f"user {USER}",
-        do=f"make a system user {USER} with a group of its own by hand, then deploy again",
-    )
-    return [f"user {USER}"]
+        return False
+    return True
 
 
 def make_groups(unit: str) -> list[str]:
@@ -209,8 +221,11 @@ def compile_layer(folder: Path, whole: Path) -> None:
 def is_installed(layout: Layout) -> bool:
     """Whether all of that is there, but for secrets and the watched folder."""
     try:
-        pwd.getpwnam(USER)
+        if not _is_user(USER) or not _is_user(PROOF_USER):
+            return False
+        if any(folder.stat().st_mode & 0o755 != 0o755 for folder in (layout.base, layout.layers, layout.releases)):
+            return False  # a umask of 077 locked the service out
         same = all((layout.units / name).read_text(encoding="utf-8") == text for name, text in _UNITS.items())
         return same and (layout.units / SERVICE).is_symlink() and layout.secrets.is_dir()
-    except (KeyError, OSError, ValueError):
+    except (OSError, ValueError):
         return False

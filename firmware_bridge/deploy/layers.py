@@ -116,6 +116,8 @@ def state_of_layer(layout: Layout, hash: str, *, every_byte: bool = True) -> str
     if hashlib.sha256(raw).hexdigest() != hash:
         return "damaged"
     listing = parse_listing(raw)
+    if _locked_out(folder, listing):
+        return "damaged"
     if not every_byte and looks_as_before(layout, hash, listing):
         return "intact"
     return "damaged" if _wrong_files(folder, listing) else "intact"
@@ -258,6 +260,7 @@ def commit(layout: Layout, hash: str, *, finish: Callable[[Path, Path], None] = 
         if path.relative_to(folder).as_posix() not in listing:
             path.unlink()  # half a file of an interrupted run
     finish(folder, whole)
+    _let_in(folder)
     if folder != whole:
         os.sync()
         folder.rename(whole)
@@ -291,6 +294,33 @@ def remove_layers(layout: Layout, *, keep: set[str]) -> list[str]:
         else:
             path.unlink()
     return removed
+
+
+def _locked_out(folder: Path, listing: Listing) -> list[Path]:
+    """What only root can read, as a umask of 077 leaves it: no service could start from it."""
+    folders = {""}
+    for name in listing:
+        above = name.rpartition("/")[0]
+        while above not in folders:
+            folders.add(above)
+            above = above.rpartition("/")[0]
+    asked = [*((folder / name, 0o755) for name in folders), *((folder / name, 0o444) for name in listing)]
+    found = []
+    for path, bits in asked:
+        with contextlib.suppress(OSError):
+            if path.lstat().st_mode & bits != bits:
+                found.append(path)
+    return found
+
+
+def _let_in(folder: Path) -> None:
+    """Let everybody read a layer, what was compiled in it too."""
+    for base, _, files in os.walk(folder):
+        Path(base).chmod(0o755)
+        for path in (Path(base, name) for name in files):
+            mode = path.lstat().st_mode & 0o777
+            if mode & 0o444 != 0o444 and not path.is_symlink():
+                path.chmod(mode | 0o444)
 
 
 def _wrong_files(folder: Path, listing: Listing) -> list[str]:

@@ -10,6 +10,8 @@ SERVICE = "cxr-edge.service"
 ACTIVATION = "cxr-edge-activate.service"
 UPDATE, UPDATE_PATH = "cxr-edge-update.service", "cxr-edge-update.path"
 USER = "cxr-edge"
+# As whom a release's own code runs before it is trusted; no service runs as this user.
+PROOF_USER = "cxr-edge-proof"
 # Of everything that runs as root here: what it makes is read by the service's user, whatever root's own umask is.
 UMASK = 0o022
 _ID = re.compile(r"[0-9a-f]{16,64}")

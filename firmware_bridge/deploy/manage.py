@@ -8,18 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from firmware_bridge.deploy.health import health_now
+from firmware_bridge.deploy.history import damaged, history, newest_of_each, ready
 from firmware_bridge.deploy.install import is_installed
 from firmware_bridge.deploy.layers import known_content, state_of_layer
 from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE, UPDATE_PATH, Layout
-from firmware_bridge.deploy.release import (
-    DESCRIPTION,
-    OUTCOME,
-    PROOF,
-    history,
-    newest,
-    read_json,
-    read_release,
-)
+from firmware_bridge.deploy.release import DESCRIPTION, OUTCOME, PROOF, read_if_whole, read_json, read_release
 from firmware_bridge.deploy.systemd import log_lines, state_of, systemctl
 from firmware_bridge.errors import DeployError
 
@@ -39,15 +32,14 @@ def stock(
     complete = all(state == "intact" for state in states.values())
     current = layout.linked_id(layout.current)
     state = state_of(SERVICE)
-    names = {str(read_release(layout, id).bundle["name"]) for id in history(layout)}
     return {
         "layers": states,
         "content": [] if complete else sorted(known_content(layout)),
         "current": current,
         "activating": layout.linked_id(layout.activating),
-        "releases": sorted(path.parent.name for path in layout.releases.glob(f"*/{DESCRIPTION}")),
-        "proven": sorted(path.parent.name for path in layout.releases.glob(f"*/{PROOF}")),
-        "newest": {name: newest(layout, name) for name in sorted(names)},
+        "releases": ready(layout, DESCRIPTION),
+        "proven": ready(layout, PROOF),
+        "newest": newest_of_each(layout),
         "installed": is_installed(layout),
         "secrets": {name: _hash(layout, f"secrets/{name}") for name in secrets},
         "service": {"active": state.active, "enabled": state.enabled, "restarts": state.restarts},
@@ -83,7 +75,7 @@ def status(layout: Layout) -> dict[str, Any]:
                 "current": id == current,
             }
         )
-    health = health_now(layout, read_release(layout, current)) if current else None
+    health = health_now(layout, read_if_whole(layout, current)) if current else None
     return {
         "current": current,
         "activating": layout.linked_id(layout.activating),
@@ -101,6 +93,14 @@ def _failures(layout: Layout) -> list[dict[str, Any]]:
         content = read_json(path)
         if content.get("error"):
             found.append({"id": path.parent.name, "error": content["error"], "now": content.get("now", "")})
+    for id in damaged(layout):
+        error = {
+            "what": f"release {id} is damaged",
+            "expected": f"a {DESCRIPTION} that can be read",
+            "came": "one that rotted on the disk, or none",
+            "do": "deploy again; the next deployment removes it unless it runs",
+        }
+        found.append({"id": id, "error": error, "now": "it cannot be gone back to"})
     return found
 
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from firmware_bridge.deploy.history import tidy
 from firmware_bridge.deploy.install import PYTHON
 from firmware_bridge.deploy.layout import Layout
-from firmware_bridge.deploy.release import APP, SITE, tidy
+from firmware_bridge.deploy.release import APP, SITE
 from firmware_bridge.errors import DeployError
 from firmware_bridge.manifest import is_safe_name
 

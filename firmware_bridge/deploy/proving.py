@@ -1,22 +1,19 @@
 """Before the switch: TensorRT engines where there is TensorRT, then the proof; both by the release's own code.
 
-They run as the service's user, outside the service's sandbox: what they read is signed.
+They run apart (sandbox.py); what they answer is checked before anything of it is written where root reads it.
 """
 
 from __future__ import annotations
 
-import grp
 import json
-import os
-import pwd
-import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from firmware_bridge.deploy.install import PYTHON, make_groups
-from firmware_bridge.deploy.layout import USER, Layout
+from firmware_bridge.deploy.answer import checked_engines, checked_error, checked_proof
+from firmware_bridge.deploy.install import make_groups, make_users
+from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.release import (
     BUNDLE_FILE,
     CHOSEN,
@@ -25,26 +22,23 @@ from firmware_bridge.deploy.release import (
     TENSORRT,
     TRUSTED_KEYS,
     Description,
-    environment_of,
     write_json,
 )
-from firmware_bridge.errors import BundleError, DeployError
+from firmware_bridge.deploy.sandbox import engines_folder, run_apart, signal_name
+from firmware_bridge.errors import DeployError
 from firmware_bridge.files import write_atomically
 
 _PROOF_LIMIT_S = 600.0
 # Two engines, each of which has a limit of its own (firmware_bridge/engines.py).
 _ENGINES_LIMIT_S = 2700.0
-# Whose members may use a GPU: the unit has the same (firmware_bridge/deploy/unit.py).
-_GPU_GROUPS = ("video", "render")
 
 
-def build_engines(layout: Layout, description: Description, *, trusted_keys: Path | None = None) -> dict[str, Any]:
+def build_engines(layout: Layout, description: Description) -> dict[str, Any]:
     """Build what TensorRT engines a release may use, and record them. Where none can be built, the CPU scores.
 
     Args:
         layout: the device.
         description: the release.
-        trusted_keys: whose signature counts; None: the release's own file.
 
     Returns:
         "engines": a row for each; "reason": why there are none, or empty.
@@ -55,42 +49,40 @@ def build_engines(layout: Layout, description: Description, *, trusted_keys: Pat
     folder = layout.release(description.id)
     if not description.extra.get(TENSORRT):
         return {"engines": [], "reason": ""}
-    account = pwd.getpwnam(USER)
-    layout.engines.mkdir(exist_ok=True, mode=0o755)
-    if os.geteuid() == 0:
-        os.chown(layout.engines, account.pw_uid, account.pw_gid)
-    keys = str(trusted_keys or folder / TRUSTED_KEYS)
+    make_users()
+    engines = engines_folder(layout)
+    keys = str(folder / TRUSTED_KEYS)
     answer: dict[str, Any] = {"engines": [], "reason": ""}
     try:
         arguments = [str(folder / BUNDLE_FILE), keys, str(layout.engines)]
-        done = _run(folder, "build_engines", arguments, limit_s=_ENGINES_LIMIT_S, gpu=True)
-        answer.update(json.loads(done.stdout.splitlines()[-1]))
+        done = run_apart(folder, "build_engines", arguments, limit_s=_ENGINES_LIMIT_S, gpu=True, writes=engines)
+        answer = checked_engines(json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
         answer["reason"] = f"no engines within {_ENGINES_LIMIT_S:.0f} s"
-    except (IndexError, ValueError, TypeError):
+    except (IndexError, ValueError, TypeError, LookupError, RecursionError):
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        answer["reason"] = (_signal_name(done.returncode) or last[0])[:300]
+        answer["reason"] = (signal_name(done.returncode) or last[0])[:300]
     write_json(folder / ENGINES, answer)
     return answer
 
 
-def prove(layout: Layout, description: Description, *, trusted_keys: Path | None = None) -> dict[str, Any]:
+def prove(layout: Layout, description: Description) -> dict[str, Any]:
     """Let a release prove itself, and record what it chose. Nothing that runs is touched.
 
     Args:
         layout: the device.
         description: the release.
-        trusted_keys: whose signature counts; None: the release's own file.
 
     Raises:
         BundleError: unsigned, not its own results here, no golden X-rays.
         DeployError: it gives no answer at all.
     """
     folder = layout.release(description.id)
+    make_users()
     make_groups(description.unit)
-    built = build_engines(layout, description, trusted_keys=trusted_keys)
+    built = build_engines(layout, description)
     usable = any(not row["error"] for row in built["engines"])
-    arguments = [str(folder / BUNDLE_FILE), str(trusted_keys or folder / TRUSTED_KEYS)]
+    arguments = [str(folder / BUNDLE_FILE), str(folder / TRUSTED_KEYS)]
     arguments += map(str, description.threads)
     try:
         answer = _answer(folder, [*arguments, f"engines={layout.engines}"] if usable else arguments, gpu=usable)
@@ -100,8 +92,6 @@ def prove(layout: Layout, description: Description, *, trusted_keys: Path | None
         # A driver that takes the process with it must not keep the CPU from scoring.
         built = {"engines": [], "reason": f"the proof with TensorRT gave no answer: {error.came}"}
         answer = _answer(folder, arguments, gpu=False)
-    if "error" in answer:
-        raise BundleError(**answer["error"])
     if description.extra.get(TENSORRT):
         answer["tensorrt"] = why_not_tensorrt(answer, built)
     lines = chosen_settings(answer["chosen"], layout)
@@ -114,18 +104,21 @@ def _answer(folder: Path, arguments: Sequence[str], *, gpu: bool) -> dict[str, A
     """What the proof of the release in `folder` says.
 
     Raises:
-        DeployError: it says nothing.
+        BundleError: that it does not hold.
+        DeployError: nothing, or what no proof says.
     """
     try:
-        done = _run(folder, "proof", arguments, limit_s=_PROOF_LIMIT_S, gpu=gpu)
+        done = run_apart(folder, "proof", arguments, limit_s=_PROOF_LIMIT_S, gpu=gpu)
     except subprocess.TimeoutExpired as error:
         raise _unproven(f"no answer within {_PROOF_LIMIT_S:.0f} s") from error
     try:
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
+        said = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError, RecursionError) as error:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise _unproven(_signal_name(done.returncode) or last[0]) from error
-    return answer
+        raise _unproven(signal_name(done.returncode) or last[0]) from error
+    if isinstance(said, dict) and "error" in said:
+        raise checked_error(said["error"])
+    return checked_proof(said)
 
 
 def chosen_settings(chosen: dict[str, Any], layout: Layout) -> list[str]:
@@ -152,37 +145,6 @@ def why_not_tensorrt(proof: dict[str, Any], built: dict[str, Any]) -> str:
     if wrong:
         return f"it does not give the bundle's results: a difference of {max(wrong):.4f}"
     return built["reason"] or (errors[0] if errors else "it was not tried")
-
-
-def _run(
-    folder: Path, module: str, arguments: Sequence[str], *, limit_s: float, gpu: bool
-) -> subprocess.CompletedProcess[str]:
-    """Run one of our modules as the service's user, of the release in `folder`.
-
-    Raises:
-        subprocess.TimeoutExpired: it took too long, and was ended.
-    """
-    account = pwd.getpwnam(USER)
-    as_user: dict[str, object] = {}
-    if os.geteuid() == 0:
-        groups = [group.gr_gid for group in grp.getgrall() if gpu and group.gr_name in _GPU_GROUPS]
-        as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
-    done: subprocess.CompletedProcess[str] = subprocess.run(
-        [PYTHON, "-m", f"firmware_bridge.deploy.{module}", *arguments],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=limit_s,
-        check=False,
-        cwd=folder,
-        env=environment_of(folder),
-        **as_user,  # type: ignore[call-overload]
-    )
-    return done
-
-
-def _signal_name(code: int) -> str:
-    return f"ended by {signal.Signals(-code).name}" if code < 0 else ""
 
 
 def _unproven(came: str) -> DeployError:

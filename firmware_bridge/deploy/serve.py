@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
-from firmware_bridge.deploy import activate, install, layers, manage, measure, proving, release
+from firmware_bridge.deploy import activate, install, keys, layers, manage, measure, proving, release, secret_files
 from firmware_bridge.deploy.layout import UMASK, Layout
 from firmware_bridge.errors import CxrEdgeError, DeployError, ResourceError
 
@@ -149,13 +149,13 @@ class Server:
         return activate.outcome(self._layout, id)
 
     def _rollback(self, request: Request) -> Any:
-        id = manage.choose_rollback(self._layout, request.get("to"))
-        # What ran once may be signed by a key that is revoked since: today's keys count.
-        keys = self._layout.current / release.TRUSTED_KEYS
-        proving.prove(
-            self._layout, release.read_release(self._layout, id), trusted_keys=keys if keys.is_file() else None
-        )
-        return {"id": id, **self._switch({**request, "id": id, "reason": "rollback"})}
+        chosen = manage.choose_rollback(self._layout, request.get("to"))
+        # What ran once may be signed by a key that is revoked since, and would trust it: today's keys go along.
+        description = keys.with_todays_keys(self._layout, release.read_release(self._layout, chosen))
+        release.write_release(self._layout, description)
+        proving.prove(self._layout, description)
+        secret_files.stage_those_of(self._layout, chosen)
+        return {"id": description.id, **self._switch({**request, "id": description.id, "reason": "rollback"})}
 
     def _measure(self, request: Request) -> Any:
         stream = _Bounded(self._source, int(request["bytes"]))

@@ -65,14 +65,23 @@ def systemctl(*arguments: str, check: bool = True, limit_s: float = _LIMIT_S) ->
     return done.stdout
 
 
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """Properties of a unit, as systemd writes them.
+
+    Raises:
+        DeployError: systemd does not answer.
+    """
+    shown = systemctl("show", unit, *(f"--property={name}" for name in properties))
+    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+
 def state_of(unit: str) -> UnitState:
     """How `unit` stands.
 
     Raises:
         DeployError: systemd does not answer.
     """
-    shown = systemctl("show", unit, *(f"--property={name}" for name in _PROPERTIES))
-    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    found = show(unit, *_PROPERTIES)
     last_us = int(found.get("WatchdogTimestampMonotonic") or 0)
     return UnitState(
         active=found.get("ActiveState", ""),

@@ -20,6 +20,8 @@ _RESTART_STEPS = 254
 # What ProtectHome and PrivateTmp put an empty folder over: a watched folder in there is bound into it.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  names, nothing is written there
 _BROKEN = '\n\r\0"\\'
+# What systemd takes for the end of a path: white space of any kind, and ":" of BindPaths=.
+_ENDS = ":\t\v\f\x85\xa0"
 
 
 def unit_text(
@@ -62,7 +64,7 @@ def unit_text(
         "RestartSteps=8\nRestartMaxDelaySec=120\n" if systemd >= _RESTART_STEPS else "",
         "".join(f"LoadCredential={secret}:/etc/cxr-edge/secrets/{secret}\n" for secret in secrets),
         f"MemoryMax={memory_max_mb}M\nTasksMax={tasks_max}\n",
-        _SANDBOX,
+        SANDBOX,
         _folders(watch, folder),
         "SupplementaryGroups=video render\n" if accelerator else "PrivateDevices=yes\nDevicePolicy=closed\n",
         _network(only_addresses),
@@ -102,7 +104,7 @@ WatchdogSec={watchdog_s}
 Restart=always
 RestartSec=3
 """
-_SANDBOX = """\
+SANDBOX = """\
 # No memory of the agent on the disk: it holds X-rays.
 LimitCORE=0
 NoNewPrivileges=yes
@@ -160,8 +162,10 @@ def _network(only: Sequence[str] | None) -> str:
 
 def _path(watch: str) -> str:
     """`watch` as systemd reads it: quoted, and no specifier in it."""
-    if not watch.startswith("/") or set(watch) & set(_BROKEN):
-        raise _unfit(f"the watched folder {watch!r}", expected="an absolute path without quotes and line breaks")
+    if not watch.startswith("/") or set(watch) & set(_BROKEN + _ENDS) or not watch.isprintable():
+        raise _unfit(
+            f"the watched folder {watch!r}", expected="an absolute path without quotes, colons, tabs and line breaks"
+        )
     escaped = watch.replace("%", "%%")
     return f'"{escaped}"' if " " in watch else escaped
 

@@ -164,3 +164,28 @@ def test_status_rollback_logs_and_uninstall(
     assert not (deployed.root / "opt/cxr-edge").exists()
     assert (deployed.root / "var/lib/cxr-edge/journal.sqlite").exists()
     assert deployed.show(SERVICE, "ActiveState") == "inactive"
+
+
+def test_secrets_go_back_with_their_release_and_a_strict_umask_locks_nobody_out(
+    deployed: Host, workstation: Workstation, old: Path, new: Path, xray: Path, tmp_path: Path
+) -> None:
+    config, secret = tmp_path / "agent.toml", deployed.root / "etc/cxr-edge/secrets/mqtt-password"
+    config.write_text('[mqtt]\nurl = "mqtt://192.0.2.1"\n')
+    options = {}
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+        options[name] = ["--config", str(config), "--mqtt-password-file", str(tmp_path / name), "--no-broker-check"]
+    workstation.deploy(old, *options["first"], hosts=[deployed]).succeeded()
+    assert secret.read_text() == "first"
+    (deployed.root / "etc/sudoers.d/umask").write_text("Defaults umask=0077, umask_override\n")
+    wrong = workstation.bundle("wrong-again", created="2026-05-01T00:00:00Z", golden_off=0.2)
+    workstation.deploy(wrong, *options["second"], hosts=[deployed]).failed("BundleError")
+    assert secret.read_text() == "first"
+    workstation.deploy(new, *options["second"], hosts=[deployed]).succeeded()
+    assert secret.read_text() == "second"
+    deployed.reboot()
+    require_runs(deployed, new, xray)
+    rolled = workstation.run("rollback", "--watch", "1", hosts=[deployed])
+    assert rolled.returncode == 0, rolled.stderr
+    require_runs(deployed, old, xray)
+    assert secret.read_text() == "first"

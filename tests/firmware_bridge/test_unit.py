@@ -74,7 +74,10 @@ def test_specifiers_and_spaces_are_taken_as_they_are() -> None:
     assert 'RequiresMountsFor="/srv/50%% dose"' in unit
 
 
-@pytest.mark.parametrize("watch", ["srv/xrays", "/srv/x\nExecStartPre=/bin/sh", '/srv/"x', "/srv/x\\n", ""])
+@pytest.mark.parametrize(
+    "watch",
+    ["srv/xrays", "/srv/x\nExecStartPre=/bin/sh", '/srv/"x', "/srv/x\\n", "", "/srv/a:b", "/srv/a\tb", "/srv/a\x85b"],
+)
 def test_a_folder_that_would_be_more_than_a_folder_is_refused(watch: str) -> None:
     with pytest.raises(ConfigError, match="watched folder"):
         unit_text(watch=watch)

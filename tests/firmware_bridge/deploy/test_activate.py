@@ -14,17 +14,15 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.deploy import activate, way_back
+from firmware_bridge.deploy.history import history, remember, tidy
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.release import (
     ORDER,
     OUTCOME,
     ROLLED_BACK,
     Description,
-    history,
     read_json,
-    remember,
     switch,
-    tidy,
     write_json,
     write_release,
 )

@@ -195,3 +195,41 @@ def test_layers_that_nobody_needs_go_the_unfinished_too(layout: Layout, listing:
     prepare(layout, dump_listing({"other": Entry("0" * 64, 1)}))
     remove_layers(layout, keep={hash})
     assert sorted(path.name for path in layout.layers.iterdir()) == sorted([hash, f"{hash}.json", f".{hash}.seen"])
+
+
+def test_a_layer_that_a_umask_locked_is_opened_again(layout: Layout, listing: dict[str, Entry]) -> None:
+    raw, hash = dump_listing(listing), layer_hash(listing)
+    prepare(layout, raw)
+    receive(layout, hash, packed(CONTENT))
+    commit(layout, hash)
+    locked = layout.layer(hash) / "deep", layout.layer(hash) / "a.py"
+    for path, mode in zip(locked, (0o700, 0o600), strict=True):
+        path.chmod(mode)
+        assert state_of_layer(layout, hash, every_byte=False) == "damaged"
+        assert prepare(layout, raw) == []
+        commit(layout, hash)
+        assert state_of_layer(layout, hash) == "intact"
+    assert [path.stat().st_mode & 0o777 for path in locked] == [0o755, 0o644]
+
+
+def test_a_layer_that_arrives_under_a_strict_umask_can_be_read(layout: Layout, listing: dict[str, Entry]) -> None:
+    hash, before = layer_hash(listing), os.umask(0o077)
+    try:
+        prepare(layout, dump_listing(listing))
+        receive(layout, hash, packed(CONTENT))
+        commit(layout, hash)
+    finally:
+        os.umask(before)
+    assert state_of_layer(layout, hash) == "intact"
+    assert {path.stat().st_mode & 0o777 for path in layout.layer(hash).rglob("*")} == {0o755, 0o644}
+
+
+def test_an_empty_listing_of_an_old_layer_is_no_obstacle(layout: Layout, listing: dict[str, Entry]) -> None:
+    prepare(layout, dump_listing(listing))
+    receive(layout, layer_hash(listing), packed(CONTENT))
+    commit(layout, layer_hash(listing))
+    old = "0" * 64
+    layout.layer(old).mkdir()
+    (layout.layers / f"{old}.json").write_bytes(b"")
+    assert prepare(layout, dump_listing({**listing, "new.py": Entry(layer_hash({}), 2)})) == ["new.py"]
+    assert state_of_layer(layout, old) == "damaged"

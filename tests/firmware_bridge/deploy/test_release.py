@@ -8,19 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from firmware_bridge.deploy.history import history, newest, remember, tidy
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.manage import choose_rollback
-from firmware_bridge.deploy.release import (
-    Description,
-    history,
-    newest,
-    parse_description,
-    read_release,
-    remember,
-    switch,
-    tidy,
-    write_release,
-)
+from firmware_bridge.deploy.release import Description, parse_description, read_release, switch, write_release
 from firmware_bridge.deploy.trial import unlike_any_other
 from firmware_bridge.errors import DeployError
 

@@ -1,0 +1,87 @@
+"""Revoked is revoked: no rollback, no failed deployment and no old stick brings a key back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firmware_bridge.deploy.history import remember
+from firmware_bridge.deploy.keys import forbid_unrevoking, note_keys, todays_keys, with_todays_keys
+from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.release import Description, switch, write_release
+from firmware_bridge.errors import SignatureError
+from firmware_bridge.trust import TrustedKey
+
+FIRST, SECOND = TrustedKey("first", b"1" * 32), TrustedKey("second", b"2" * 32, valid_until="2030-01-01T00:00:00Z")
+REVOKED = replace(FIRST, revoked=True)
+DESCRIPTION = Description(
+    layers={"app": "a" * 64, "site": "b" * 64, "bundle": "c" * 64},
+    bundle={"name": "chest", "id": "d" * 64, "created": "2026-01-01T00:00:00Z"},
+    target="rpi-os-12",
+    config="",
+    unit="",
+    trusted_keys="",
+    watch="/srv/cxr-edge",
+)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    for hash in ("a", "b", "c"):
+        layout.layer(hash * 64).mkdir(parents=True)
+    return layout
+
+
+def trusting(*keys: TrustedKey) -> Description:
+    return replace(DESCRIPTION, trusted_keys="# ours\n" + "\n".join(key.to_toml() for key in keys))
+
+
+def run(layout: Layout, description: Description, *, fails: bool = False) -> None:
+    """What an order and its switch leave behind."""
+    write_release(layout, description)
+    note_keys(layout, description)
+    if not fails:
+        switch(layout, layout.current, description.id)
+        remember(layout, description)
+
+
+def test_an_older_release_comes_back_with_the_keys_of_today(layout: Layout) -> None:
+    both, revoking = trusting(FIRST, SECOND), trusting(REVOKED, SECOND)
+    run(layout, both)
+    run(layout, revoking)
+    back = with_todays_keys(layout, both)
+    assert back.trusted_keys == revoking.trusted_keys
+    assert (back.layers, back.config) == (both.layers, both.config)
+    run(layout, back)
+    assert todays_keys(layout) == (REVOKED, SECOND)
+    assert with_todays_keys(layout, revoking) == revoking
+
+
+def test_a_failed_deployment_revokes_all_the_same(layout: Layout) -> None:
+    run(layout, trusting(FIRST, SECOND))
+    run(layout, trusting(REVOKED, SECOND), fails=True)
+    assert todays_keys(layout) == (REVOKED, SECOND)
+    updated = with_todays_keys(layout, trusting(FIRST, SECOND))
+    assert "revoked = true" in updated.trusted_keys
+    run(layout, updated)
+    assert todays_keys(layout) == (REVOKED, SECOND)
+
+
+def test_a_list_that_trusts_it_again_comes_by_a_deployment_only(layout: Layout) -> None:
+    run(layout, trusting(REVOKED, SECOND))
+    run(layout, trusting(SECOND))  # its entry was left out since
+    with pytest.raises(SignatureError, match="revoked here"):
+        forbid_unrevoking(layout, (FIRST, SECOND))
+    forbid_unrevoking(layout, (REVOKED, SECOND))
+    forbid_unrevoking(layout, (SECOND,))
+    run(layout, trusting(FIRST, SECOND))
+    forbid_unrevoking(layout, (FIRST, SECOND))
+
+
+def test_a_device_that_runs_nothing_has_no_keys(layout: Layout) -> None:
+    assert todays_keys(layout) == ()
+    assert with_todays_keys(layout, trusting(FIRST)) == trusting(FIRST)
+    forbid_unrevoking(layout, (FIRST,))
