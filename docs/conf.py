@@ -47,7 +47,7 @@ def only_pages_that_exist(_app: Sphinx, docname: str, source: list[str]) -> None
     """Make the first page's lists fit the pages that are there: a feature's page comes and goes with the feature."""
     if docname != "index":
         return
-    there = {page.stem for page in HERE.glob("*.md")}
+    there = {page.relative_to(HERE).with_suffix("").as_posix() for page in HERE.rglob("*.md")}
     lines = source[0].splitlines()
     others = "\n".join(sorted(there - {*lines, "index"}))
     in_list, kept = False, []

@@ -39,12 +39,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_has_every_page(site: Path) -> None:
-    pages = {page.stem for page in (REPOSITORY / "docs").glob("*.md")}
-    assert {page.stem for page in site.glob("*.html")} >= pages
+    docs = REPOSITORY / "docs"
+    pages = {page.relative_to(docs).with_suffix(".html") for page in docs.rglob("*.md")}
+    assert {page.relative_to(site) for page in site.rglob("*.html")} >= pages
 
 
 def test_it_fetches_nothing_from_elsewhere(site: Path) -> None:
-    for page in site.glob("*.html"):
+    for page in site.rglob("*.html"):
         fetches = Fetches()
         fetches.feed(page.read_text(encoding="utf-8"))
         assert fetches.found, page.name
@@ -63,5 +64,5 @@ def test_the_reference_is_read_from_the_code(site: Path) -> None:
 
 
 def test_every_page_says_that_it_is_not_for_diagnosis(site: Path) -> None:
-    for page in site.glob("*.html"):
+    for page in site.rglob("*.html"):
         assert "Not for diagnosis" in page.read_text(encoding="utf-8"), page.name
