@@ -26,7 +26,7 @@ _RELEASE = {
     "id": str,
     "bundle": {"name": str, "created": str},
     "current": bool,
-    "chosen": (None, _CHOSEN),
+    "chosen": (None, {"precision": str, "median_ms": float, "runtime": str}),
     "signed_by": (None, {"name": str}),
     "tensorrt": (None, str),
 }

@@ -94,6 +94,8 @@ async def deploy_to(prepared: Prepared, parcel: Parcel, access: Access, options:
         if plan.current:
             reporter.step(host.name, "reading every byte of what is there")
         plan = await _plan(device, target, wanted, options, every_byte=True)
+        for line in plan.told if plan.steps else ():
+            reporter.step(host.name, line)
         proof = await _apply(device, wanted, plan, access, options, reporter)
     return Report(RUNNING if plan.steps else NOTHING, plan, proof, time.monotonic() - start_s)
 

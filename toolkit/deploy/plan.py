@@ -44,6 +44,7 @@ class Plan:
         current: the id that runs; None: nothing.
         unsettled: a release whose switch an earlier deployment left unsettled; it is settled first.
         steps: in order; none: nothing changes.
+        told: the settings and keys that count afterwards.
     """
 
     host: str
@@ -53,6 +54,7 @@ class Plan:
     current: str | None
     unsettled: str | None
     steps: tuple[Step, ...]
+    told: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> bool:
@@ -68,6 +70,8 @@ class Plan:
             yield "  nothing to change"
         for step in self.steps:
             yield f"  {step.text}"
+        for line in self.told if self.steps else ():
+            yield f"  {line}"
 
 
 def make_plan(
@@ -109,6 +113,7 @@ def make_plan(
         current=stock["current"],
         unsettled=stock["activating"],
         steps=tuple(steps),
+        told=wanted.told,
     )
 
 

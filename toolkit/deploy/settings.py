@@ -18,6 +18,13 @@ from toolkit.deploy.targets import require_target
 CREDENTIALS = "/run/credentials/cxr-edge.service"
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105  the name of a credential, not one
 
+# Of [agent], beside `watch`: where a release has its things.
+OURS = {
+    "bundle": f"{PLACE}/{BUNDLE_FILE}",
+    "state": "/var/lib/cxr-edge",
+    "trusted_keys": f"{PLACE}/{TRUSTED_KEYS}",
+}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -98,13 +105,7 @@ def _secret(name: str, file: Path) -> str:
 
 
 def _tables(host: Host, config: Mapping[str, Any], *, secrets: Mapping[str, str]) -> dict[str, Any]:
-    agent = {
-        "watch": host.watch,
-        "bundle": f"{PLACE}/{BUNDLE_FILE}",
-        "state": "/var/lib/cxr-edge",
-        "trusted_keys": f"{PLACE}/{TRUSTED_KEYS}",
-    }
-    tables = merge(config, {"agent": agent})
+    tables = merge(config, {"agent": {"watch": host.watch, **OURS}})
     if MQTT_PASSWORD not in secrets:
         return tables
     mqtt = tables.get("mqtt", {})

@@ -131,6 +131,7 @@ def _row(one: Ended[Report]) -> dict[str, Any]:
         "before": report.plan.current,
         "target": report.plan.target,
         "steps": [step.text for step in report.plan.steps],
+        "told": list(report.plan.told),
         "chosen": report.proof["chosen"] if report.proof else None,
         "seconds": round(report.took_s, 2),
     }

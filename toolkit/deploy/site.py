@@ -63,6 +63,7 @@ def build_site(*, machine: str, python: str, glibc: str, say: Callable[[str], No
             shutil.rmtree(folder, ignore_errors=True)
             say(f"fetching the packages for Python {python} on {machine}: once, about 130 MB, kept in {cache_folder()}")
             _install(folder, wanted, constraints, platform=platform, python=python, say=say)
+            say("compiling and hashing them")
             write_atomically(listed, dump_listing(_listing(folder, compiled=_same_python(python))))
     listing = parse_listing(listed.read_bytes())
     layer = Layer(listing, {name: folder / name for name in listing}, python=not _same_python(python))

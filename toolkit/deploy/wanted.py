@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from firmware_bridge.manifest import TFLITE_RUNTIME
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys
 from toolkit.deploy.code import code_layer
 from toolkit.deploy.layer import Layer
-from toolkit.deploy.settings import Prepared
+from toolkit.deploy.settings import OURS, Prepared
 from toolkit.deploy.site import build_site
 from toolkit.deploy.targets import Target
 
@@ -38,12 +38,14 @@ class Parcel:
         ref: its "name", "id" and "created".
         signed_by: who signed it.
         trusted_keys: the text of the file that the devices get.
+        keys: what stands in it.
     """
 
     layer: Layer
     ref: Mapping[str, str]
     signed_by: TrustedKey
     trusted_keys: str
+    keys: tuple[TrustedKey, ...]
 
 
 def open_parcel(bundle: Path, trusted_keys: Path) -> Parcel:
@@ -75,7 +77,7 @@ def open_parcel(bundle: Path, trusted_keys: Path) -> Parcel:
         )
     entry = Entry(hash_file(bundle), bundle.stat().st_size)
     name = Path(BUNDLE_FILE).name
-    return Parcel(Layer({name: entry}, {name: bundle}), ref, key, text)
+    return Parcel(Layer({name: entry}, {name: bundle}), ref, key, text, keys)
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,13 @@ class Wanted:
         description: of the release.
         layers: kind -> layer.
         secrets: name -> text.
+        told: for people: the settings and keys that will count from then on, all of them.
     """
 
     description: Description
     layers: Mapping[str, Layer]
     secrets: Mapping[str, str]
+    told: tuple[str, ...] = ()
 
     @property
     def secret_hashes(self) -> dict[str, str]:
@@ -149,7 +153,20 @@ def wanted_for(
         extra=_extra(settings, target, tensorrt),
         threads=tuple(n for n in target.threads if n <= cpus) or (1,),
     )
-    return Wanted(description, layers, prepared.secrets)
+    return Wanted(description, layers, prepared.secrets, (settings_told(prepared), keys_told(parcel.keys)))
+
+
+def settings_told(prepared: Prepared) -> str:
+    """What was not given again is gone with the next release: a broker that is missing here is one that is dropped."""
+    given = [name for name, table in prepared.tables.items() if name != "agent" or table.keys() > {"watch", *OURS}]
+    defaults = "the agent's defaults, as neither --config nor an inventory says more"
+    sections = " ".join(f"[{name}]" for name in sorted(given)) or defaults
+    return f"settings: {sections}; {f'broker {prepared.broker}' if prepared.broker else 'no broker'}"
+
+
+def keys_told(keys: Sequence[TrustedKey]) -> str:
+    """The keys that the device trusts from then on."""
+    return "trusted keys: " + ", ".join(f"{key.name} ({'revoked' if key.revoked else key.id[:8]})" for key in keys)
 
 
 def _extra(settings: Mapping[str, Any], target: Target, tensorrt: str) -> dict[str, Any]:

@@ -141,6 +141,12 @@ def test_only_what_is_missing_is_done(change: dict[str, Any], expected: list[str
     assert steps({**DONE, **change}) == expected
 
 
+def test_settings_and_keys_are_told_where_anything_changes() -> None:
+    wanted = replace(WANTED, told=("settings: [mqtt]; broker b:1883",))
+    assert "  settings: [mqtt]; broker b:1883" in plan(EMPTY, wanted).lines()
+    assert "settings" not in "\n".join(plan(DONE, wanted).lines())
+
+
 def test_equal_files_are_counted_as_they_are_sent_once() -> None:
     entry = Entry("e" * 64, 5)
     twins = Layer({"a/__init__.py": entry, "b/__init__.py": entry}, {})

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from firmware_bridge.errors import ConfigError
+from firmware_bridge.trust import TrustedKey
 from toolkit.deploy.inventory import Host, choose_hosts
 from toolkit.deploy.settings import prepare, prepare_all
+from toolkit.deploy.wanted import keys_told, settings_told
 
 INVENTORY = """
 [defaults]
@@ -102,3 +104,20 @@ def test_files_of_an_inventory_are_relative_to_it(tmp_path: Path) -> None:
     file.write_text(INVENTORY.format('sudo_password_file = "sudo.txt"'))
     hosts: Any = choose_hosts([], file, [])
     assert [host.sudo_password_file for host in hosts] == ["", str(tmp_path / "sudo.txt")]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({}, "settings: the agent's defaults, as neither --config nor an inventory says more; no broker"),
+        ({"mqtt": {"url": "mqtt://b:99"}, "log": {"level": "info"}}, "settings: [log] [mqtt]; broker b:99"),
+        ({"agent": {"threads": 2}}, "settings: [agent]; no broker"),
+    ],
+)
+def test_a_plan_says_which_settings_count_from_then_on(config: dict[str, Any], told: str) -> None:
+    assert settings_told(prepare(Host("pi", "pi"), config)) == told
+
+
+def test_a_plan_says_which_keys_count_from_then_on() -> None:
+    keys = [TrustedKey("new", b"n" * 32), TrustedKey("old", b"o" * 32, revoked=True)]
+    assert keys_told(keys) == f"trusted keys: new ({keys[0].id[:8]}), old (revoked)"
