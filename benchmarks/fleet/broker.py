@@ -27,6 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.fleet.devices import RESULT, Devices
 from firmware_bridge.mqtt_message import connect_properties
+from tests.end_to_end.certificates import Authority
 
 _LIMIT_S = 300.0
 
@@ -37,9 +38,13 @@ class Broker:
     Args:
         folder: for its files.
         most_queued: messages that it keeps for a client that is away; None: Mosquitto's default of 1,000.
+        tls: with certificates that are made for it (ECDSA, P-256).
+
+    Attributes:
+        ca: file to check its certificate against; None without TLS.
     """
 
-    def __init__(self, folder: Path, *, most_queued: int | None) -> None:
+    def __init__(self, folder: Path, *, most_queued: int | None, tls: bool = False) -> None:
         program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
         if program is None:
             sys.exit("error: there is no mosquitto.\n  do: apt-get install mosquitto")
@@ -48,7 +53,16 @@ class Broker:
             self.port = int(sock.getsockname()[1])
         config = folder / "mosquitto.conf"
         queued = "" if most_queued is None else f"max_queued_messages {most_queued}\n"
-        config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n{queued}")
+        self.ca: Path | None = None
+        files = ""
+        if tls:
+            authority = Authority(folder, "ca")
+            pair = authority.issue("broker")
+            pair.key.chmod(0o644)  # Mosquitto gives up root before it reads it
+            folder.chmod(0o755)
+            self.ca = authority.cert
+            files = f"certfile {pair.cert}\nkeyfile {pair.key}\n"
+        config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n{files}{queued}")
         self._process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
         deadline_s = time.monotonic() + 10
         while not self._answers():
@@ -80,7 +94,8 @@ class Broker:
 class Collector:
     """The hospital's subscriber to all results, in a thread of its own; its session outlives it by an hour."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, ca: Path | None = None) -> None:
+        self._ca = ca
         self.came = 0
         self._subscribed = False
         self._port = port
@@ -88,6 +103,8 @@ class Collector:
     def start(self) -> None:
         """Connect, and go on where it was."""
         self._client = Client(CallbackAPIVersion.VERSION2, client_id="collector", protocol=MQTTv5)
+        if self._ca is not None:
+            self._client.tls_set(ca_certs=str(self._ca))
         self._client.on_connect = lambda client, *_: client.subscribe("cxr-edge/+/result", qos=1)
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
@@ -119,13 +136,15 @@ class Collector:
         self._client.loop_stop()
 
 
-def measure(count: int, each: int) -> dict[str, Any]:
+def measure(count: int, each: int, *, tls: bool = False) -> dict[str, Any]:
     """What so many devices cost, with `each` results of every one of them at once."""
     with tempfile.TemporaryDirectory() as folder:
-        broker = Broker(Path(folder), most_queued=0)  # 0: no limit
+        broker = Broker(Path(folder), most_queued=0, tls=tls)  # 0: no limit
         empty_kb = broker.resident_kb
-        devices, collector = Devices(broker.port, count), Collector(broker.port)
+        devices, collector = Devices(broker.port, count, ca=broker.ca), Collector(broker.port, ca=broker.ca)
+        begun_s, used_s = time.monotonic(), broker.processor_s
         devices.connect()
+        connect_s, connect_wall_s = broker.processor_s - used_s, time.monotonic() - begun_s
         connected_kb = broker.resident_kb
         # First while the collector is away, so that no memory is there that was freed before: what a result holds.
         collector.start()
@@ -152,6 +171,8 @@ def measure(count: int, each: int) -> dict[str, Any]:
         "devices": count,
         "empty_kb": empty_kb,
         "connected_kb": connected_kb,
+        "connects_per_s": count / connect_wall_s,
+        "broker_us_per_connect": 1e6 * connect_s / count,
         "queued_kb": queued_kb,
         "queued_bytes_per_result": 1024 * (queued_kb - connected_kb) / (count * each),
         "drained_per_s": count * each / drained_s,
@@ -194,6 +215,8 @@ def main() -> None:
         content["runs"].append(measure(count, asked.each))
         sys.stdout.write(json.dumps(content["runs"][-1]) + "\n")
         sys.stdout.flush()
+    content["tls"] = measure(asked.devices[-1], asked.each, tls=True)
+    sys.stdout.write(json.dumps(content["tls"]) + "\n")
     content["default_queue"] = lost(100, 30)
     sys.stdout.write(json.dumps(content["default_queue"]) + "\n")
     if asked.out:

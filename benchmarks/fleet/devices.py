@@ -10,6 +10,7 @@ import selectors
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTv5
@@ -42,10 +43,17 @@ class Device:
 
 
 class Devices:
-    """`count` of them, connected one after the other, or all at once by `reconnect`."""
+    """`count` of them.
 
-    def __init__(self, port: int, count: int) -> None:
+    Args:
+        port: of the broker, on this machine.
+        count: how many.
+        ca: the broker's certificate is checked against it; None: no TLS.
+    """
+
+    def __init__(self, port: int, count: int, *, ca: Path | None = None) -> None:
         self._port = port
+        self._ca = ca
         self._selector = selectors.DefaultSelector()
         self.refused = 0
         self._unwritten: set[str] = set()
@@ -56,6 +64,8 @@ class Devices:
     def _make(self, name: str) -> Device:
         client = Client(CallbackAPIVersion.VERSION2, client_id=f"cxr-edge-{name}", protocol=MQTTv5)
         client.will_set(f"cxr-edge/{name}/status", STATUS, qos=1, retain=True)
+        if self._ca is not None:
+            client.tls_set(ca_certs=str(self._ca))
         device = Device(name, client)
 
         def on_connect(*_: Any) -> None:
@@ -117,6 +127,8 @@ class Devices:
         """What can be read now, and what follows from it."""
         for key, _ in self._selector.select(timeout_s):
             key.data.client.loop_read()
+            while self._ca is not None and (sock := key.data.client.socket()) and sock.pending():
+                key.data.client.loop_read()  # decrypted already: the selector does not see it
             self._write(key.data)
         for name in list(self._unwritten):
             self._write(self._by_name[name])

@@ -36,6 +36,8 @@ def summary(fleet: Fleet, assumed: Assumed, measured: dict[str, Any]) -> dict[st
     first, last = measured["runs"][0], measured["runs"][-1]
     per_device_kb = (last["connected_kb"] - first["connected_kb"]) / (last["devices"] - first["devices"])
     broker_kb = first["empty_kb"] + per_device_kb * assumed.devices
+    tls = measured["tls"]
+    tls_kb = tls["empty_kb"] + (tls["connected_kb"] - tls["empty_kb"]) / tls["devices"] * assumed.devices
     night = fleet.per_s["result"][: 7 * 3600].sum()
     return {
         "X-rays": fleet.scored,
@@ -57,7 +59,8 @@ def summary(fleet: Fleet, assumed: Assumed, measured: dict[str, Any]) -> dict[st
         "age of a result when the broker has it, s, 95th of 100": np.quantile(fleet.ages_s, 0.95),
         "broker's processor, of a core, in 100": 100 * fleet.broker_busy_s / DAY_S,
         "broker's memory, MB": broker_kb / 1024,
-        "the same, while the collector of results is away from 0 to 7 h, MB": broker_kb / 1024
+        "the same with TLS, MB": tls_kb / 1024,
+        "without TLS, while the collector of results is away from 0 to 7 h, MB": broker_kb / 1024
         + night * last["queued_bytes_per_result"] / 2**20,
         "results that wait for the collector then": night,
     }
