@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,9 +20,17 @@ def main(arguments: list[str]) -> int:
     try:
         _run(_parser().parse_args(arguments))
     except CxrEdgeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+        return _told(error)
+    except OSError as error:
+        from firmware_bridge.deploy.serve import translated
+
+        return _told(translated(error))
     return 0
+
+
+def _told(error: CxrEdgeError) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("folder", type=Path)
     install.add_argument("--trust", default="", metavar="KEY", help="id of the key to trust, the first time")
     install.add_argument("--allow-downgrade", action="store_true", help="an older bundle may replace a newer one")
+    install.add_argument("--check", action="store_true", help="say as JSON what would change, and change nothing")
     verify = commands.add_parser("verify", help="whether a key signed a folder")
     verify.add_argument("folder", type=Path)
     verify.add_argument("trust")
@@ -49,12 +59,15 @@ def _run(asked: argparse.Namespace) -> None:
         update(Layout(), say=_say)
         return
     # What only a folder needs is loaded for a folder only.
-    from firmware_bridge.deploy.folder import install_folder, verify_folder
+    from firmware_bridge.deploy.folder_install import install_folder, look_at_folder, verify_folder
 
     if asked.command == "verify":
         sys.stdout.write(verify_folder(asked.folder, asked.trust) + "\n")
         return
-
+    if asked.check:
+        would = look_at_folder(Layout(), asked.folder, trust=asked.trust, allow_downgrade=asked.allow_downgrade)
+        sys.stdout.write(json.dumps({"schema": 1, "notice": NOTICE, **would}) + "\n")
+        return
     id = install_folder(Layout(), asked.folder, trust=asked.trust, allow_downgrade=asked.allow_downgrade, say=_say)
     sys.stdout.write(f"release {id} runs. {NOTICE}\n")
 

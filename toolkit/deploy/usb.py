@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _SCRIPT = """\
 #!/bin/sh
-# Installs cxr-edge from this folder:  sudo sh install [--trust KEY] [--allow-downgrade]
+# Installs cxr-edge from this folder:  sudo sh install [--trust KEY] [--allow-downgrade] [--check]
 # On a device that has it already, the installed code checks this folder before anything in here is run.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

@@ -15,8 +15,10 @@ from emulated.agent import until
 from emulated.host import Host
 from emulated.machine import Machine
 from firmware_bridge.bundle import open_bundle
+from firmware_bridge.deploy.folder import CONTENT, SIGNATURE
 from firmware_bridge.deploy.layout import SERVICE
 from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
+from firmware_bridge.signing import FOLDER_CONTEXT, dump_signatures, sign
 from firmware_bridge.trust import TrustedKey
 from toolkit.bundle import build_bundle, sign_bundle
 from toolkit.keys import make_key, read_key
@@ -34,6 +36,7 @@ class Workstation:
     Attributes:
         trusted: file of trusted keys.
         code: the folder whose cxr-edge deploys, and is deployed.
+        key_id: of the key that devices trust.
     """
 
     def __init__(self, folder: Path, images: Sequence[Path]) -> None:
@@ -43,6 +46,7 @@ class Workstation:
         make_key(folder / "stranger.key", name="stranger", passphrase=None)
         self.trusted = folder / "trusted.toml"
         self.trusted.write_text(own.to_toml())
+        self.key_id = own.id
         self.code = REPOSITORY
         self._started: list[subprocess.Popen[str]] = []
 
@@ -152,6 +156,20 @@ class Workstation:
     def deploy(self, bundle: Path, *options: str, hosts: Sequence[Host | Machine], **over: Any) -> Deployment:
         """`cxr-edge deploy`, to its end."""
         return Deployment(self.run(*self.deploy_words(bundle, *options), hosts=hosts, **over))
+
+    def write_folder(self, bundle: Path, out: Path, *, key: str = "own") -> Path:
+        """`cxr-edge deploy --to-usb`: a folder for Debian 12 on x86-64, signed by "own" or "stranger"."""
+        words = ["deploy", str(bundle), "--trusted-keys", str(self.trusted), "--to-usb", str(out)]
+        words += ["--key", str(self._folder / "own.key"), "--target", "linux-x86-64", "--python", "3.11"]
+        done = subprocess.run(
+            [*self._python(), *words], cwd=self.code, capture_output=True, text=True, timeout=_LIMIT_S, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        if key != "own":  # the command itself signs with trusted keys alone
+            signer = read_key(self._folder / f"{key}.key", passphrase=None)
+            signature = sign((out / CONTENT).read_bytes(), signer, context=FOLDER_CONTEXT)
+            (out / SIGNATURE).write_bytes(dump_signatures([signature]))
+        return out
 
     def deploy_words(self, bundle: Path, *options: str) -> list[str]:
         """Subcommand and options of a deployment."""

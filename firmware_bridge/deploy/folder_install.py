@@ -1,0 +1,212 @@
+"""Installing a signed folder, on the device itself: by the same code as over SSH, and with no network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from firmware_bridge.deploy import boot
+from firmware_bridge.deploy.activate import order, settle, settled_and_locked
+from firmware_bridge.deploy.folder import CONTENT, SIGNATURE, Folder, check_files, damaged, read_folder
+from firmware_bridge.deploy.history import forbid_downgrade
+from firmware_bridge.deploy.install import PYTHON, compile_layer, install, is_installed
+from firmware_bridge.deploy.layers import commit, prepare, receive, state_of_layer
+from firmware_bridge.deploy.layout import SERVICE, Layout
+from firmware_bridge.deploy.proving import prove
+from firmware_bridge.deploy.release import APP, SITE, TRUSTED_KEYS, write_release
+from firmware_bridge.deploy.systemd import state_of
+from firmware_bridge.errors import PreflightError, SignatureError
+from firmware_bridge.trust import TrustedKey, parse_trusted_keys, read_trusted_keys
+
+_WATCH_S, _KEEP, _LOCK_WAIT_S = 5.0, 3, 60.0
+Say = Callable[[str], None]
+
+
+def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: bool, say: Say) -> str:
+    """Install what is in a folder: verified, proven, watched; or leave what runs.
+
+    Args:
+        layout: the device.
+        path: the folder.
+        trust: id of the key that the first installation on a device shall trust; later ones ask the running release.
+        allow_downgrade: an older bundle of the same name may replace a newer one.
+        say: called with each step.
+
+    Returns:
+        The release that runs now.
+
+    Raises:
+        SignatureError: nobody who is trusted signed it.
+        PreflightError: it is for another kind of device.
+        DowngradeError: the device ran a newer bundle.
+        RolledBack: it did not stay up.
+        DeployError, OSError: anything else; what ran before still runs.
+    """
+    say("checking every file")
+    folder = _fit_folder(layout, path, allow_downgrade=allow_downgrade)
+    check_files(folder, there=lambda layer: state_of_layer(layout, layer, every_byte=False) == "intact")
+    description = folder.description
+    with settled_and_locked(layout, wait_s=_LOCK_WAIT_S):
+        running = layout.current / TRUSTED_KEYS
+        if running.is_file():
+            say(f"signed by {folder.require_trust(read_trusted_keys(running)).name}")
+        else:
+            _chosen_key(folder, trust)
+        for done in install(layout, secrets={}, watch=description.watch):
+            say(f"made {done}")
+        for kind, hash in description.layers.items():
+            if state_of_layer(layout, hash) != "intact":
+                say(f"unpacking {kind}")
+                _unpack(layout, folder, kind, hash)
+        if not running.is_file():
+            say(f"signed by {_verify_by_itself(layout, folder, trust)}")
+        if _runs(layout, description.id):
+            say("nothing changed")
+            return description.id
+        write_release(layout, description)
+        say("proving it with the golden X-rays")
+        prove(layout, description)
+        order(layout, description.id, watch_s=_WATCH_S, keep=_KEEP, reason="folder")
+    return settle(layout, description.id, say=say)
+
+
+def look_at_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: bool) -> dict[str, Any]:
+    """What `install_folder` would do. Changes nothing, and needs no more of the folder than CONTENT and SIGNATURE.
+
+    Returns:
+        "changes": whether anything would; "release" and "bundle": what would run; "runs": the release that does, or "";
+        "needs": the files of the folder that the installation would read.
+
+    Raises:
+        SignatureError, PreflightError, DowngradeError, DeployError: as `install_folder`. A device without cxr-edge has
+            nothing that could verify a signature: there, only that `trust` is one of the folder's keys is checked.
+    """
+    folder = _fit_folder(layout, path, allow_downgrade=allow_downgrade)
+    description = folder.description
+    running = layout.current / TRUSTED_KEYS
+    if running.is_file():
+        folder.require_trust(read_trusted_keys(running))
+    else:
+        _chosen_key(folder, trust)
+    same = _runs(layout, description.id) and is_installed(layout)
+    # As in a deployment over SSH: what looks as when it was last read is not read again where nothing else differs.
+    lacks = {
+        layer for layer in description.layers.values() if state_of_layer(layout, layer, every_byte=not same) != "intact"
+    }
+    changes = bool(lacks) or not same
+    needs = [name for name in folder.files if not name.startswith("layers/") or any(one in name for one in lacks)]
+    return {
+        "changes": changes,
+        "release": description.id,
+        "bundle": dict(description.bundle),
+        "runs": layout.linked_id(layout.current) or "",
+        "needs": [CONTENT, SIGNATURE, *needs] if changes else [],
+    }
+
+
+def _fit_folder(layout: Layout, path: Path, *, allow_downgrade: bool) -> Folder:
+    """A folder for this device."""
+    folder = read_folder(path)
+    _check_needs(folder)
+    if not allow_downgrade:
+        hint = "install the newer one, or say --allow-downgrade if that is what you want"
+        forbid_downgrade(layout, folder.description.bundle, do=hint)
+    return folder
+
+
+def _runs(layout: Layout, id: str) -> bool:
+    settled = layout.linked_id(layout.current) == id and layout.linked_id(layout.activating) is None
+    return settled and state_of(SERVICE).active == "active"
+
+
+def _unpack(layout: Layout, folder: Folder, kind: str, hash: str) -> None:
+    for name in (f"layers/{hash}.json", f"layers/{hash}.tar.gz"):
+        if not (folder.path / name).is_file():  # left out, as the layer looked right until every byte was read
+            raise damaged(folder.path, name, "it is not there")
+    raw = (folder.path / "layers" / f"{hash}.json").read_bytes()
+    if hashlib.sha256(raw).hexdigest() != hash:
+        raise damaged(folder.path, f"the listing of layer {hash}", "another one")
+    if prepare(layout, raw):
+        with (folder.path / "layers" / f"{hash}.tar.gz").open("rb") as stream:
+            receive(layout, hash, stream)
+    commit(layout, hash, finish=compile_layer if kind in folder.compile else lambda _part, _whole: None)
+
+
+def _chosen_key(folder: Folder, trust: str) -> TrustedKey:
+    """The key that a first installation is told to trust.
+
+    Raises:
+        SignatureError: none is named, or it is not among those of the folder.
+    """
+    keys = parse_trusted_keys(folder.description.trusted_keys.encode(), folder.path / TRUSTED_KEYS)
+    for key in keys:
+        if trust and key.id == trust:
+            return key
+    shown = ", ".join(f"{key.name} ({key.id})" for key in keys)
+    raise SignatureError(
+        "this device trusts no key yet",
+        expected="--trust and the id of a key that you know: whoever wrote the folder has it",
+        came=f"--trust {trust}" if trust else "nothing",
+        do=f"compare with the folder's keys, {shown}; then: sudo sh install --trust {keys[0].id}",
+    )
+
+
+def _verify_by_itself(layout: Layout, folder: Folder, trust: str) -> str:
+    """Verify with the folder's own cryptography library: on a first installation there is no other."""
+    layers = folder.description.layers
+    environment = {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "PYTHONPATH": f"{layout.layer(layers[APP])}:{layout.layer(layers[SITE])}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [PYTHON, "-m", "firmware_bridge.deploy", "verify", str(folder.path), trust]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    if done.returncode:
+        raise SignatureError(
+            "the folder's signature does not hold",
+            expected=f"a signature by key {trust}",
+            came=done.stderr.strip()[-300:] or f"exit code {done.returncode}",
+            do="do not use this folder; write it again with `cxr-edge deploy --to-usb`",
+        )
+    return done.stdout.strip()
+
+
+def verify_folder(path: Path, trust: str) -> str:
+    """The name of the key `trust`, which signed the folder.
+
+    Raises:
+        SignatureError: it did not.
+    """
+    folder = read_folder(path)
+    check_files(folder)
+    return folder.require_trust((_chosen_key(folder, trust),)).name
+
+
+def _check_needs(folder: Folder) -> None:
+    facts, needs = boot.facts(), folder.needs
+    against = [
+        f"its {name} is {came}, needed: {needs[name]}"
+        for name, came in (("machine", facts["machine"]), ("python", "{}.{}".format(*facts["python"])))
+        if came != needs[name]
+    ]
+    if _numbers(str(facts["glibc"])) < _numbers(needs["glibc"]):
+        against.append(f"its glibc is {facts['glibc'] or 'none'}, needed: {needs['glibc']}")
+    if not facts["systemd"]:
+        against.append("systemd does not run")
+    if facts["uid"] != 0:
+        against.append("this is not root (sudo sh install)")
+    if against:
+        raise PreflightError(
+            "this folder cannot be installed here",
+            expected=f"a device for target {folder.description.target}",
+            came="; ".join(against),
+            do="write a folder for this kind of device: `cxr-edge deploy --to-usb DIR --target ...`",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
