@@ -21,7 +21,8 @@ from toolkit.deploy.wanted import Parcel, Wanted, wanted_for
 
 NOTHING, RUNNING, PLANNED = "nothing changed", "running", "planned"
 _RECONNECT_S = 2.0
-_RECONNECT_TRIES = 60
+# Longer than a device takes to settle a switch, with a start of the machine in between; watching comes on top.
+_RECONNECT_LIMIT_S = 900.0
 
 
 class Reporter(Protocol):
@@ -258,7 +259,8 @@ async def _switch(device: Device, plan: Plan, access: Access, options: Options, 
 async def _outcome_after_loss(
     host: Host, plan: Plan, access: Access, options: Options, reporter: Reporter, lost: HostError
 ) -> Mapping[str, Any]:
-    for _ in range(_RECONNECT_TRIES):
+    end_s = time.monotonic() + _RECONNECT_LIMIT_S + options.watch_s
+    while time.monotonic() < end_s:
         reporter.step(host.name, "the connection was lost during the switch; trying again")
         await asyncio.sleep(_RECONNECT_S)
         try:

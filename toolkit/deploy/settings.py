@@ -69,6 +69,8 @@ def prepare(host: Host, config: Mapping[str, Any]) -> Prepared:
         require_target(host.target)
         if host.key:
             require_key(Path(host.key))
+        if host.sudo_password_file:
+            _secret("sudo's password", Path(host.sudo_password_file))
         _require_watch(host.watch)
         secrets = {name: _secret(name, Path(file)) for name, file in host.secrets.items()}
         unit_text(watch=host.watch, secrets=sorted(secrets), only_addresses=host.only_addresses or None)
@@ -97,7 +99,7 @@ def _secret(name: str, file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"secret {name} cannot be read",
+            f"the secret {name} cannot be read",
             expected=f"a text file {file}",
             came=getattr(error, "strerror", None) or str(error),
             do="mend its path: in an inventory, files are named relative to the inventory",

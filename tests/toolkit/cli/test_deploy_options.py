@@ -10,7 +10,9 @@ import pytest
 
 from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
 from toolkit.bundle import build_bundle, sign_bundle
+from toolkit.cli.hosts import Reach
 from toolkit.cli.main import run
+from toolkit.deploy.inventory import Host
 from toolkit.deploy.since import require_since
 from toolkit.keys import make_key, read_key
 
@@ -119,3 +121,14 @@ def test_a_password_file_is_named_by_its_option(inventory: Path) -> None:
     command = [sys.executable, "-m", "toolkit.cli.main", "status", "--inventory", str(inventory), "--ask-sudo-password"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert "give --sudo-password-file FILE" in done.stderr
+
+
+def test_a_host_has_its_own_password_for_sudo_where_the_inventory_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").write_text("of ward 1\n")
+    monkeypatch.setenv("CXR_EDGE_SUDO_PASSWORD", "of all")
+    given: dict[str, object] = dict.fromkeys(Reach.__dataclass_fields__, None)
+    password = Reach(**{**given, "ask_sudo_password": False}).password()  # type: ignore[arg-type]
+    assert password(Host("ward-1", "x", sudo_password_file=str(tmp_path / "own"))) == "of ward 1"
+    assert password(Host("ward-2", "x")) == "of all"

@@ -44,7 +44,7 @@ def impostor(
 ) -> Callable[[Process], Awaitable[None]]:
     """A device that gets so far: a greeting before our shell, facts (or other bytes), and one answer to each request.
 
-    Bytes are said as they are; None is silence.
+    Bytes are said as they are; None is silence; an answer may depend on the request.
     """
 
     async def body(process: Process) -> None:
@@ -58,7 +58,8 @@ def impostor(
             if line.strip().isdigit():
                 await process.stdin.readexactly(int(line))
             elif line.strip() and answer is not None:
-                process.stdout.write(answer if isinstance(answer, bytes) else spoken(answer))
+                said = answer(line) if callable(answer) else answer
+                process.stdout.write(said if isinstance(said, bytes) else spoken(said))
 
     async def handle(process: Process) -> None:
         # The other end has enough of it in most tests.

@@ -1,0 +1,97 @@
+"""A folder for a device without a network: whose settings it has, who signed it, and what does not go onto it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from firmware_bridge.deploy.folder import open_folder
+from firmware_bridge.deploy.layers import Entry, hash_file
+from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
+from firmware_bridge.trust import read_trusted_keys
+from toolkit.bundle import build_bundle, sign_bundle
+from toolkit.cli.main import run
+from toolkit.deploy import wanted
+from toolkit.deploy.layer import Layer
+from toolkit.keys import make_key, read_key
+
+INVENTORY = """
+[defaults]
+target = "rpi-os-12"
+config.mqtt.url = "mqtts://edge@broker.clinic.example"
+secrets.mqtt-password = "pw"
+
+[hosts.ward-1]
+watch = "/srv/ward-1"
+config.agent.device = "ward-1"
+
+[hosts.ward-2]
+"""
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keys, a signed bundle and an inventory. The packages are one small file: real ones would have to be fetched."""
+    package = tmp_path / "package.py"
+    package.write_text("answer = 42\n")
+    site = Layer({"package.py": Entry(hash_file(package), package.stat().st_size)}, {"package.py": package})
+    monkeypatch.setattr(wanted, "build_site", lambda **_options: site)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("own", "second"):
+        key = make_key(tmp_path / f"{name}.key", name=name, passphrase=None)
+        with (tmp_path / "trusted.toml").open("a") as file:
+            file.write(key.to_toml())
+    bundle = build_bundle(
+        tmp_path / "chest.cxr",
+        name="chest",
+        labels=("NORMAL", "PNEUMONIA"),
+        preprocessing={"version": 1, "steps": [{"name": "resize", "size_px": 32}]},
+        models=[ModelEntry("m.tflite", "int8", "head.npy", CalibrationEntry(1.0, 0.0, 0.5))],
+        files={"m.tflite": b"model", "head.npy": b"head", "golden/1.jpg": b"xray"},
+        golden=[GoldenEntry("golden/1.jpg", "m.tflite", 0.5, 0.02)],
+    )
+    sign_bundle(bundle, read_key(tmp_path / "own.key", passphrase=None))
+    (tmp_path / "clinic.toml").write_text(INVENTORY)
+    (tmp_path / "pw").write_text("hunter2")
+    return tmp_path
+
+
+def write(room: Path, *more: str, key: str = "own") -> Path:
+    words = ["deploy", room / "chest.cxr", "--trusted-keys", room / "trusted.toml", "--key", room / f"{key}.key"]
+    assert run([*map(str, words), "--to-usb", str(room / "stick"), *more]) == 0
+    return room / "stick"
+
+
+def test_a_stick_has_the_settings_of_the_host_and_none_of_its_secrets(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stick = write(room, "--inventory", str(room / "clinic.toml"), "--host", "ward-1")
+    description = open_folder(stick).description
+    assert description.broker == "broker.clinic.example:8883"
+    assert 'device = "ward-1"' in description.config
+    assert description.watch == "/srv/ward-1"
+    assert "LoadCredential=mqtt-password:" in description.unit
+    assert not [file for file in stick.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+    said = capsys.readouterr().out
+    assert "clinic.toml, host ward-1" in said
+    assert "/etc/cxr-edge/secrets/mqtt-password" in said
+
+
+def test_the_key_to_trust_is_the_one_that_signed_the_folder(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stick = write(room, "--target", "rpi-os-12", key="second")
+    keys = read_trusted_keys(room / "trusted.toml")
+    signer = open_folder(stick).require_trust(keys)
+    assert signer.name == "second"
+    assert f"--trust {signer.id}" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to be somebody else")
+def test_the_script_on_a_stick_asks_for_root_first(room: Path) -> None:
+    stick = write(room, "--target", "rpi-os-12")
+    script = (stick / "install").read_bytes()  # pytest's folders are root's alone
+    done = subprocess.run(["/bin/sh"], input=script, capture_output=True, user=65534, cwd="/", timeout=60, check=False)
+    assert done.returncode == 10
+    assert b"only root can install" in done.stderr
