@@ -296,10 +296,10 @@ class Journal(Database):
         self._pragma("wal_checkpoint(TRUNCATE)")
 
     def counts(self) -> Counts:
-        """How much is open."""
+        """How much is open. A deployment's golden X-rays, which count as sent from the start, are no results."""
         query = """SELECT (SELECT count(*) FROM intake WHERE state='taken'),
                           (SELECT count(*) FROM intake WHERE state='scored'),
                           (SELECT count(*) FROM result WHERE sent_s IS NULL),
-                          (SELECT count(*) FROM result),
+                          (SELECT count(*) FROM result WHERE sent_s IS NOT made_s),
                           (SELECT count(*) FROM reply WHERE sent_s IS NULL)"""
         return Counts(*self._rows(query)[0])

@@ -45,13 +45,16 @@ def open_reader(state: Path) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def results(database: sqlite3.Connection, *, after: int = 0) -> Iterator[tuple[int, str]]:
+def results(database: sqlite3.Connection, *, after: int = 0, selftests: bool = True) -> Iterator[tuple[int, str]]:
     """(seq, record) of all results behind `after`, oldest first, in many short reads.
+
+    Without `selftests` those of a deployment's golden X-rays are left out.
 
     One long read would keep a running agent's write-ahead log from being folded into the file: it would grow and grow.
     """
-    query = "SELECT seq, record FROM result WHERE seq>? ORDER BY seq LIMIT ?"
-    while rows := database.execute(query, (after, _BATCH)).fetchall():
+    # A deployment's golden X-ray counts as sent from the start (`Stored.is_selftest`): no patient's, nobody's result.
+    query = "SELECT seq, record FROM result WHERE seq>? AND (? OR sent_s IS NOT made_s) ORDER BY seq LIMIT ?"
+    while rows := database.execute(query, (after, selftests, _BATCH)).fetchall():
         yield from rows
         after = rows[-1][0]
 

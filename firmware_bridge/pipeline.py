@@ -195,8 +195,9 @@ class Pipeline:
                 except UnsuitableImage as error:
                     self.refuse(row, error, decoded)
                     continue
-                self.tally.scored += 1
-                self.tally.by_decision["positive" if score.decision else "negative"] += 1
+                if not is_selftest(row.path, row.sha256):
+                    self.tally.scored += 1
+                    self.tally.by_decision["positive" if score.decision else "negative"] += 1
                 if not self._labels.explain.overlay:  # they can be large, and nothing else needs them any more
                     score = replace(score, decoded=replace(decoded, pixels=_NO_PIXELS))
                 self._recorder.put_into(self._scores, (row, score))

@@ -19,6 +19,7 @@ from firmware_bridge.result import NOTICE, utc_now
 
 SOCKET = "status.sock"
 _TIMEOUT_S = 5.0
+_MOST_PARTS = 1000
 # Each of them is a part of the answer to "does it work?"; a broker or an archive that is away is not: nothing is lost
 # meanwhile. Neither is a runtime that gave way to TFLite on the CPU: X-rays are scored, more slowly.
 _HARMLESS = (
@@ -138,6 +139,8 @@ def ask(state: Path) -> dict[str, Any] | None:
                 client.connect(address)
             while part := client.recv(65536):
                 parts.append(part)
+                if len(parts) > _MOST_PARTS:
+                    raise ValueError("an answer without end")
         answer: dict[str, Any] = json.loads(b"".join(parts))
         return answer
     except (FileNotFoundError, ConnectionRefusedError, TimeoutError, ConnectionResetError, ValueError):

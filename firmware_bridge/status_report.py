@@ -32,7 +32,11 @@ def report(state: Path, *, last: int = 5) -> dict[str, Any]:
         found["queue"] = _queue(journal)
         found["last_results"] = [
             json.loads(text)
-            for (text,) in journal.execute("SELECT record FROM result ORDER BY seq DESC LIMIT ?", (last,))
+            for (text,) in journal.execute(
+                # Not those of a deployment's golden X-rays, which count as sent from the start.
+                "SELECT record FROM result WHERE sent_s IS NOT made_s ORDER BY seq DESC LIMIT ?",
+                (last,),
+            )
         ]
     found["disk"] = asdict(space_at(state))
     if live is None:
@@ -44,7 +48,8 @@ def report(state: Path, *, last: int = 5) -> dict[str, Any]:
 def _queue(journal: sqlite3.Connection) -> dict[str, int]:
     query = """SELECT (SELECT count(*) FROM intake WHERE state='taken'),
                       (SELECT count(*) FROM intake WHERE state='scored'),
-                      (SELECT count(*) FROM result WHERE sent_s IS NULL), (SELECT count(*) FROM result)"""
+                      (SELECT count(*) FROM result WHERE sent_s IS NULL),
+                      (SELECT count(*) FROM result WHERE sent_s IS NOT made_s)"""
     names = ("to_score", "to_write", "unsent", "results")
     return dict(zip(names, journal.execute(query).fetchone(), strict=True))
 

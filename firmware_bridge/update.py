@@ -57,6 +57,9 @@ def parse_desired(raw: bytes) -> Desired:
             raise ValueError(f"{desired.size_bytes!r} bytes")
         if urlsplit(desired.url).scheme not in ("http", "https") or not desired.url.isprintable():
             raise ValueError("an address that is neither http nor https")
+        if not desired.url.isascii() or not urlsplit(desired.url).hostname:
+            raise ValueError("an address without a host, or with letters that are none of ASCII's (write them as %XX)")
+        str(urlsplit(desired.url).hostname).encode("idna")  # what a name server could be asked for: 63 letters a label
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             "the desired state cannot be read",

@@ -12,13 +12,18 @@ import json
 import logging
 import os
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPMessage
 from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
 
 from firmware_bridge.agent_settings import AgentSettings
 from firmware_bridge.backoff import Backoff
 from firmware_bridge.bundle import open_bundle
+from firmware_bridge.disk import space_at
 from firmware_bridge.errors import BrokerError, BundleError, ConfigError, CxrEdgeError, ResourceError
 from firmware_bridge.files import sync_folder, write_atomically
 from firmware_bridge.mqtt import Broker
@@ -26,6 +31,7 @@ from firmware_bridge.mqtt_connection import Connection
 from firmware_bridge.mqtt_message import Inbox, Message
 from firmware_bridge.mqtt_part import broker_of
 from firmware_bridge.parts import Context
+from firmware_bridge.retention_settings import RetentionSettings
 from firmware_bridge.trust import TrustedKey, read_trusted_keys
 from firmware_bridge.update import (
     FETCHING,
@@ -46,6 +52,10 @@ from firmware_bridge.wake import Wake
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 _FETCH_LIMIT_S = 30.0
+# A whole body: ten minutes, and longer the larger it is. The slowest is that of an old mobile network.
+_FETCH_LEAST_S, _SLOWEST_BYTES_PER_S = 600.0, 5000.0
+# Of the bundle at the same time: what is fetched, the root half's copy, and the layer.
+_COPIES = 3
 _CHUNK_BYTES = 2**18
 
 
@@ -79,6 +89,7 @@ class UpdatePart:
         self._topic = f"{broker.prefix}/{context.device}/update"
         self._filters = (f"{broker.prefix}/desired", f"{broker.prefix}/{context.device}/desired")
         self._wanted: dict[str, Desired] = {}
+        self._news = False
         self._told = b""
         self._backoff = Backoff()
         self._wake = Wake()
@@ -120,31 +131,47 @@ class UpdatePart:
             while not self._ended:
                 self._tell_report(connection)
                 connection.poll(_POLL_S)
-                for message in connection.take():
-                    if not message.unreadable:
-                        self._hear(connection, message.topic, message.payload)
-                    connection.acknowledge(message)
+                self._listen(connection)
+                self._act(connection)
                 self._backoff.good()
             connection.close()
         except BaseException:
             connection.abandon()
             raise
 
+    def _listen(self, connection: Connection) -> None:
+        """Take in what came."""
+        for message in connection.take():
+            if not message.unreadable:
+                self._hear(connection, message.topic, message.payload)
+            connection.acknowledge(message)
+
     def _hear(self, connection: Connection, topic: str, payload: bytes) -> None:
         if not payload:  # a retained message that was removed
             self._wanted.pop(topic, None)
+            self._news = True
             return
         try:
             self._wanted[topic] = parse_desired(payload[:MAX_MESSAGE_BYTES])
+            self._news = True
         except ConfigError as error:
             self._say(connection, dump_report(REFUSED, bundle="", error=error))
-            return
+
+    def _desired(self) -> Desired | None:
         # What is said to this device alone counts before what is said to all.
-        desired = self._wanted.get(self._filters[1]) or self._wanted[self._filters[0]]
-        if desired.bundle == self._context.bundle.id:
-            self._say(connection, dump_report(RUNNING, bundle=desired.bundle))
-        elif not self._was_tried(desired):
-            self._fetch(connection, desired)
+        return self._wanted.get(self._filters[1]) or self._wanted.get(self._filters[0])
+
+    def _act(self, connection: Connection) -> None:
+        """Do what is wanted now, and once more where that changed under way."""
+        while self._news and not self._ended:
+            self._news = False
+            desired = self._desired()
+            if desired is None:
+                return
+            if desired.bundle == self._context.bundle.id:
+                self._say(connection, dump_report(RUNNING, bundle=desired.bundle))
+            elif not self._was_tried(desired):
+                self._fetch(connection, desired)
 
     def _was_tried(self, desired: Desired) -> bool:
         """Whether this very message was acted upon before: what was refused or rolled back is not tried for ever."""
@@ -157,10 +184,15 @@ class UpdatePart:
         self._say(connection, dump_report(FETCHING, bundle=desired.bundle))
         part = self._folder / ".fetched.part"
         try:
-            _download(desired, part, ended=lambda: self._ended)
+            reserve_mb = self._context.settings.section(RetentionSettings).reserve_mb
+            require_room(self._folder, desired.size_bytes, reserve_mb=reserve_mb)
+            _download(desired, part, go_on=lambda: self._goes_on(connection, desired))
             with open_bundle(part, trusted=self._trusted) as bundle:
                 if bundle.id != desired.bundle:
                     raise _other("the bundle " + desired.bundle, bundle.id)
+        except _Superseded:
+            part.unlink(missing_ok=True)
+            return
         except (CxrEdgeError, OSError, http.client.HTTPException) as error:
             part.unlink(missing_ok=True)
             known = error if isinstance(error, CxrEdgeError) else _unreachable(desired, error)
@@ -175,6 +207,12 @@ class UpdatePart:
         sync_folder(self._folder)
         _LOG.info("bundle %s was fetched and handed over", desired.bundle[:12])
         self._say(connection, dump_report(HANDED_OVER, bundle=desired.bundle))
+
+    def _goes_on(self, connection: Connection, desired: Desired) -> bool:
+        """Keep the connection alive while something is fetched; False where it is wanted no more."""
+        connection.poll(0.0)
+        self._listen(connection)
+        return not self._ended and self._desired() == desired
 
     def _note(self, desired: Desired) -> None:
         write_atomically(self._folder / LAST, desired.to_bytes())
@@ -192,20 +230,61 @@ class UpdatePart:
         connection.publish(Message(self._topic, report, retain=True, content_type="application/json"))
 
 
-def _download(desired: Desired, part: Path, *, ended: Callable[[], bool]) -> None:
+def require_room(folder: Path, size_bytes: int, *, reserve_mb: float) -> None:
+    """Whether the disk of `folder` holds a bundle beside what the agent needs.
+
+    Raises:
+        ResourceError: it does not.
+    """
+    space = space_at(folder)
+    needed_bytes = _COPIES * size_bytes + space.least_free_bytes(reserve_mb)
+    if space.free_bytes < needed_bytes:
+        raise ResourceError(
+            "the disk has no room for the bundle",
+            expected=f"{needed_bytes / 1e6:.0f} MB free, with the reserve",
+            came=f"{space.free_bytes / 1e6:.0f} MB",
+            do="free some space; it is tried again after a while",
+        )
+
+
+class _Superseded(Exception):
+    """What is fetched is wanted no more, or the agent ends."""
+
+
+class _OnlyHttp(urllib.request.HTTPRedirectHandler):
+    """Follows nothing to where `parse_desired` would not have let us go."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            raise OSError(f"it leads elsewhere, to {urlsplit(newurl).scheme}:")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _download(desired: Desired, part: Path, *, go_on: Callable[[], bool]) -> None:
     digest, done_bytes = hashlib.sha256(), 0
+    limit_s = _FETCH_LEAST_S + desired.size_bytes / _SLOWEST_BYTES_PER_S
+    begun_s = looked_s = time.monotonic()
     # `parse_desired` let http and https through, and nothing else.
-    with urllib.request.urlopen(desired.url, timeout=_FETCH_LIMIT_S) as answer, part.open("wb") as file:  # noqa: S310
-        while chunk := answer.read(_CHUNK_BYTES):
+    opener = urllib.request.build_opener(_OnlyHttp)
+    with opener.open(desired.url, timeout=_FETCH_LIMIT_S) as answer, part.open("wb") as file:
+        while done_bytes <= desired.size_bytes and (chunk := answer.read1(_CHUNK_BYTES)):
             done_bytes += len(chunk)
-            if done_bytes > desired.size_bytes or ended():
-                break
-            digest.update(chunk)
-            file.write(chunk)
+            if done_bytes <= desired.size_bytes:
+                digest.update(chunk)
+                file.write(chunk)
+            now_s = time.monotonic()
+            if now_s - begun_s > limit_s:
+                raise TimeoutError(f"{done_bytes} of {desired.size_bytes} bytes in {limit_s:.0f} s")
+            if now_s - looked_s >= _POLL_S:
+                looked_s = now_s
+                if not go_on():
+                    raise _Superseded
         file.flush()
         os.fsync(file.fileno())
-    if ended():
-        raise InterruptedError("the agent stops")
+    if not go_on():
+        raise _Superseded
     if done_bytes != desired.size_bytes or digest.hexdigest() != desired.sha256:
         raise _other(f"{desired.size_bytes} bytes with SHA-256 {desired.sha256}", f"{done_bytes} bytes of another file")
 

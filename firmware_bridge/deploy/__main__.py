@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="whether a key signed a folder")
     verify.add_argument("folder", type=Path)
     verify.add_argument("trust")
+    verify.add_argument("sha256", help="of its folder.json")
     return parser
 
 
@@ -62,7 +63,7 @@ def _run(asked: argparse.Namespace) -> None:
     from firmware_bridge.deploy.folder_install import install_folder, look_at_folder, verify_folder
 
     if asked.command == "verify":
-        sys.stdout.write(verify_folder(asked.folder, asked.trust) + "\n")
+        sys.stdout.write(verify_folder(asked.folder, asked.trust, asked.sha256) + "\n")
         return
     if asked.check:
         would = look_at_folder(Layout(), asked.folder, trust=asked.trust, allow_downgrade=asked.allow_downgrade)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -58,7 +59,10 @@ def locked(layout: Layout, *, wait_s: float = 0.0) -> Iterator[None]:
     """
     layout.lock.parent.mkdir(parents=True, exist_ok=True)
     deadline_s = time.monotonic() + wait_s
-    with layout.lock.open("a") as file:
+    # 0600: flock(2) needs no more than a file that may be read, and would let anybody keep everybody else off.
+    handle = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "r+") as file:
+        os.fchmod(file.fileno(), 0o600)
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

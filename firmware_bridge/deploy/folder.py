@@ -10,21 +10,25 @@ layers/HASH.tar.gz  the layer
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_bridge.deploy.layers import hash_file
+from firmware_bridge.deploy.foreign import open_folder, open_regular
+from firmware_bridge.deploy.layers import hash_stream
 from firmware_bridge.deploy.layout import is_id
 from firmware_bridge.deploy.release import Description, parse_description
 from firmware_bridge.errors import DeployError, SignatureError
-from firmware_bridge.signing import FOLDER_CONTEXT, parse_signatures, require_signature
+from firmware_bridge.signing import FOLDER_CONTEXT, MAX_SIGNATURE_BYTES, parse_signatures, require_signature
 from firmware_bridge.trust import TrustedKey
 
 SCHEMA = 1
 KIND = "cxr-edge-folder"
 CONTENT, SIGNATURE, CODE, SCRIPT = "folder.json", "folder.json.sig", "cxr-edge.zip", "install"
+MOST_LIST_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Folder:
             SignatureError: nobody who is trusted.
         """
         try:
-            raw = (self.path / SIGNATURE).read_bytes()
+            raw = read_file(self.path, SIGNATURE, most_bytes=MAX_SIGNATURE_BYTES)
         except OSError as error:
             raise SignatureError(
                 f"{self.path} is not signed",
@@ -69,13 +73,13 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """Read what is signed, the list of what is in a folder. `check_files` reads the rest.
+    """Read what is signed, the list of what is in a folder. `check_files` reads the rest: whose it is comes first.
 
     Raises:
         DeployError: it is no such folder.
     """
     try:
-        raw = (path / CONTENT).read_bytes()
+        raw = read_file(path, CONTENT, most_bytes=MOST_LIST_BYTES)
         content = json.loads(raw)
         if (content["schema"], content["kind"]) != (SCHEMA, KIND):
             raise ValueError("another schema or kind")
@@ -89,7 +93,7 @@ def read_folder(path: Path) -> Folder:
             str(content["created"]),
             files,
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, f"a folder written by `cxr-edge deploy --to-usb` ({CONTENT})", str(error)) from error
     for layer in folder.description.layers.values():
         for name in (f"layers/{layer}.json", f"layers/{layer}.tar.gz"):
@@ -110,20 +114,58 @@ def check_files(folder: Folder, *, there: Callable[[str], bool] = lambda _layer:
     """
     for name, hash in folder.files.items():
         layer = Path(name).name.partition(".")[0] if name.startswith("layers/") else ""
-        if not (is_id(layer) and not (folder.path / name).exists() and there(layer)):
+        if not (is_id(layer) and not os.path.lexists(folder.path / name) and there(layer)):
             _check_file(folder.path, name, hash)
 
 
 def _check_file(path: Path, name: str, hash: str) -> None:
-    parts = Path(name).parts
-    if Path(name).is_absolute() or ".." in parts or len(parts) > 2:
-        raise damaged(path, "plain names", repr(name)[:80])
     try:
-        came = hash_file(path / name)
+        with os.fdopen(open_file(path, name), "rb") as file:
+            came = hash_stream(file)
     except OSError as error:
-        raise damaged(path, name, error.strerror or str(error)) from error
+        raise damaged(path, f"{_shown(name)}, a plain file", error.strerror or str(error)) from error
     if came != hash:
-        raise damaged(path, f"{name} with SHA-256 {hash}", came)
+        raise damaged(path, f"{_shown(name)} with SHA-256 {hash}", "another file")
+
+
+def _shown(name: str) -> str:
+    """A name that somebody else chose, for a terminal."""
+    return name if name.isprintable() and len(name) <= 120 else ascii(name)[:120]
+
+
+def open_file(path: Path, name: str) -> int:
+    """Open a file of a folder, which whoever has the stick may have exchanged for a link or a pipe.
+
+    Raises:
+        OSError: it is no plain file, or not in the folder.
+    """
+    parts = name.split("/")
+    if len(parts) > 2 or any(part in ("", ".", "..") for part in parts):
+        raise OSError(errno.EINVAL, "not a plain name", name[:80])
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if len(parts) == 1:
+            return open_regular(name, folder=handle)
+        inner = open_folder(parts[0], folder=handle)
+        try:
+            return open_regular(parts[1], folder=inner)
+        finally:
+            os.close(inner)
+    finally:
+        os.close(handle)
+
+
+def read_file(path: Path, name: str, *, most_bytes: int) -> bytes:
+    """The bytes of a small file of a folder.
+
+    Raises:
+        OSError: see `open_file`; or it is larger.
+    """
+    with os.fdopen(open_file(path, name), "rb") as file:
+        raw = file.read(most_bytes + 1)
+    if len(raw) > most_bytes:
+        raise OSError(errno.EFBIG, f"more than {most_bytes} bytes", name)
+    return raw
 
 
 def damaged(path: Path, expected: str, came: str) -> DeployError:

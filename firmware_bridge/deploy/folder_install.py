@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +12,27 @@ from typing import Any
 
 from firmware_bridge.deploy import boot
 from firmware_bridge.deploy.activate import order, settle, settled_and_locked
-from firmware_bridge.deploy.folder import CONTENT, SIGNATURE, Folder, check_files, damaged, read_folder
+from firmware_bridge.deploy.folder import (
+    CONTENT,
+    MOST_LIST_BYTES,
+    SIGNATURE,
+    Folder,
+    check_files,
+    damaged,
+    open_file,
+    read_file,
+    read_folder,
+)
 from firmware_bridge.deploy.history import forbid_downgrade
 from firmware_bridge.deploy.install import PYTHON, compile_layer, install, is_installed
+from firmware_bridge.deploy.keys import forbid_unrevoking, todays_keys
 from firmware_bridge.deploy.layers import commit, prepare, receive, state_of_layer
 from firmware_bridge.deploy.layout import SERVICE, Layout
 from firmware_bridge.deploy.proving import prove
 from firmware_bridge.deploy.release import APP, SITE, TRUSTED_KEYS, write_release
 from firmware_bridge.deploy.systemd import state_of
 from firmware_bridge.errors import PreflightError, SignatureError
-from firmware_bridge.trust import TrustedKey, parse_trusted_keys, read_trusted_keys
+from firmware_bridge.trust import TrustedKey, parse_trusted_keys
 
 _WATCH_S, _KEEP, _LOCK_WAIT_S = 5.0, 3, 60.0
 Say = Callable[[str], None]
@@ -46,24 +58,17 @@ def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
         RolledBack: it did not stay up.
         DeployError, OSError: anything else; what ran before still runs.
     """
-    say("checking every file")
     folder = _fit_folder(layout, path, allow_downgrade=allow_downgrade)
-    check_files(folder, there=lambda layer: state_of_layer(layout, layer, every_byte=False) == "intact")
     description = folder.description
     with settled_and_locked(layout, wait_s=_LOCK_WAIT_S):
-        running = layout.current / TRUSTED_KEYS
-        if running.is_file():
-            say(f"signed by {folder.require_trust(read_trusted_keys(running)).name}")
+        if todays_keys(layout):
+            say(f"signed by {_trusted_key(layout, folder).name}")
+            _take(layout, folder, say=say)
         else:
             _chosen_key(folder, trust)
+            _take_unknown(layout, folder, trust, say=say)
         for done in install(layout, secrets={}, watch=description.watch):
             say(f"made {done}")
-        for kind, hash in description.layers.items():
-            if state_of_layer(layout, hash) != "intact":
-                say(f"unpacking {kind}")
-                _unpack(layout, folder, kind, hash)
-        if not running.is_file():
-            say(f"signed by {_verify_by_itself(layout, folder, trust)}")
         if _runs(layout, description.id):
             say("nothing changed")
             return description.id
@@ -87,9 +92,8 @@ def look_at_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
     """
     folder = _fit_folder(layout, path, allow_downgrade=allow_downgrade)
     description = folder.description
-    running = layout.current / TRUSTED_KEYS
-    if running.is_file():
-        folder.require_trust(read_trusted_keys(running))
+    if todays_keys(layout):
+        _trusted_key(layout, folder)
     else:
         _chosen_key(folder, trust)
     same = _runs(layout, description.id) and is_installed(layout)
@@ -118,20 +122,64 @@ def _fit_folder(layout: Layout, path: Path, *, allow_downgrade: bool) -> Folder:
     return folder
 
 
+def _trusted_key(layout: Layout, folder: Folder) -> TrustedKey:
+    """The key, trusted today, that signed a folder.
+
+    Raises:
+        SignatureError: nobody did, or the folder is from before a key was revoked here.
+    """
+    key = folder.require_trust(todays_keys(layout))
+    forbid_unrevoking(layout, _keys_of(folder))
+    return key
+
+
+def _take(layout: Layout, folder: Folder, *, say: Say) -> None:
+    """Check the files and put the layers that the device lacks in their places."""
+    say("checking every file")
+    check_files(folder, there=lambda layer: state_of_layer(layout, layer, every_byte=False) == "intact")
+    for kind, hash in folder.description.layers.items():
+        if state_of_layer(layout, hash) != "intact":
+            say(f"unpacking {kind}")
+            _unpack(layout, folder, kind, hash)
+
+
+def _take_unknown(layout: Layout, folder: Folder, trust: str, *, say: Say) -> None:
+    """Likewise on a device that has nothing yet; where the signature does not hold, nothing stays there.
+
+    Raises:
+        SignatureError: it does not.
+    """
+    fresh = not layout.base.exists()
+    try:
+        layout.layers.mkdir(parents=True, exist_ok=True)
+        _take(layout, folder, say=say)
+        say(f"signed by {_verify_by_itself(layout, folder, trust)}")
+    except BaseException:
+        if fresh:
+            shutil.rmtree(layout.base, ignore_errors=True)
+        raise
+
+
+def _keys_of(folder: Folder) -> tuple[TrustedKey, ...]:
+    return parse_trusted_keys(folder.description.trusted_keys.encode(), folder.path / TRUSTED_KEYS)
+
+
 def _runs(layout: Layout, id: str) -> bool:
     settled = layout.linked_id(layout.current) == id and layout.linked_id(layout.activating) is None
     return settled and state_of(SERVICE).active == "active"
 
 
 def _unpack(layout: Layout, folder: Folder, kind: str, hash: str) -> None:
-    for name in (f"layers/{hash}.json", f"layers/{hash}.tar.gz"):
-        if not (folder.path / name).is_file():  # left out, as the layer looked right until every byte was read
-            raise damaged(folder.path, name, "it is not there")
-    raw = (folder.path / "layers" / f"{hash}.json").read_bytes()
-    if hashlib.sha256(raw).hexdigest() != hash:
-        raise damaged(folder.path, f"the listing of layer {hash}", "another one")
-    if prepare(layout, raw):
-        with (folder.path / "layers" / f"{hash}.tar.gz").open("rb") as stream:
+    try:  # a layer may be left out where it looked right, until every byte was read
+        raw = read_file(folder.path, f"layers/{hash}.json", most_bytes=MOST_LIST_BYTES)
+        packed = open_file(folder.path, f"layers/{hash}.tar.gz")
+    except OSError as error:
+        name = f"layers/{hash}.json and layers/{hash}.tar.gz"
+        raise damaged(folder.path, name, error.strerror or str(error)) from error
+    with os.fdopen(packed, "rb") as stream:
+        if hashlib.sha256(raw).hexdigest() != hash:
+            raise damaged(folder.path, f"the listing of layer {hash}", "another one")
+        if prepare(layout, raw):
             receive(layout, hash, stream)
     commit(layout, hash, finish=compile_layer if kind in folder.compile else lambda _part, _whole: None)
 
@@ -142,7 +190,7 @@ def _chosen_key(folder: Folder, trust: str) -> TrustedKey:
     Raises:
         SignatureError: none is named, or it is not among those of the folder.
     """
-    keys = parse_trusted_keys(folder.description.trusted_keys.encode(), folder.path / TRUSTED_KEYS)
+    keys = _keys_of(folder)
     for key in keys:
         if trust and key.id == trust:
             return key
@@ -164,6 +212,7 @@ def _verify_by_itself(layout: Layout, folder: Folder, trust: str) -> str:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [PYTHON, "-m", "firmware_bridge.deploy", "verify", str(folder.path), trust]
+    command.append(hashlib.sha256(folder.raw).hexdigest())
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     if done.returncode:
         raise SignatureError(
@@ -175,14 +224,16 @@ def _verify_by_itself(layout: Layout, folder: Folder, trust: str) -> str:
     return done.stdout.strip()
 
 
-def verify_folder(path: Path, trust: str) -> str:
-    """The name of the key `trust`, which signed the folder.
+def verify_folder(path: Path, trust: str, sha256: str) -> str:
+    """The name of the key `trust`, which signed the folder whose list of contents has that hash.
 
     Raises:
         SignatureError: it did not.
+        DeployError: the list is another one by now.
     """
     folder = read_folder(path)
-    check_files(folder)
+    if hashlib.sha256(folder.raw).hexdigest() != sha256:
+        raise damaged(path, "the same folder from the beginning to the end", "another one")
     return folder.require_trust((_chosen_key(folder, trust),)).name
 
 

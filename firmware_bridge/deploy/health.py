@@ -5,16 +5,20 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from firmware_bridge.deploy.layout import SERVICE, Layout
 from firmware_bridge.deploy.release import Description
 from firmware_bridge.deploy.systemd import UnitState, log_lines, state_of
 from firmware_bridge.deploy.trial import HANGS, MEDDLED, RIGHT, try_release
-from firmware_bridge.errors import DeployError
+from firmware_bridge.errors import CxrEdgeError, DeployError
+from firmware_bridge.status import ask
 
 _TICK_S = 0.1
 _BROKER_LIMIT_S = 5.0
+# The agent connects within a second or two of its start, and tries again after a few.
+_LOGIN_LIMIT_S = 20.0
 # However long the watch: an agent that scores nothing for so long hangs.
 _MOST_TRIAL_S = 120.0
 
@@ -39,8 +43,7 @@ def watch_release(
     say("service is up")
     say(_trial(layout, description, first=first, limit_s=min(max(30.0, watch_s), _MOST_TRIAL_S)))
     if description.broker and broker:
-        _broker(description.broker)
-        say(f"broker {description.broker} is reachable")
+        say(_broker(layout, description.broker))
     while time.monotonic() - start_s < watch_s:
         _require_up(state_of(SERVICE), first=first)
         time.sleep(_TICK_S * 2)
@@ -87,12 +90,36 @@ def _trial(layout: Layout, description: Description, *, first: UnitState, limit_
     raise _unhealthy("a golden X-ray through the watched folder to get the bundle's own score", said)
 
 
-def _broker(address: str) -> None:
+def _broker(layout: Layout, address: str) -> str:
+    """What to say of the broker: first whether the device reaches it, then whether it took the agent's login.
+
+    Raises:
+        DeployError: it does not.
+    """
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_BROKER_LIMIT_S).close()
     except (OSError, ValueError) as error:
         raise _unhealthy(f"the broker {address} to be reachable from the device", str(error)) from error
+    deadline_s, problem = time.monotonic() + _LOGIN_LIMIT_S, None
+    while time.monotonic() < deadline_s:
+        problem = _login_problem(layout)
+        if problem == "":
+            return f"broker {address} took the agent's login"
+        time.sleep(_TICK_S * 2)
+    if problem is None:  # an agent of before it told
+        return f"broker {address} is reachable"
+    raise _unhealthy(f"the broker {address} to take the agent's login and messages", problem)
+
+
+def _login_problem(layout: Layout) -> str | None:
+    """What the agent says of its broker: empty where all is well, None where it says nothing."""
+    with suppress(CxrEdgeError, OSError):
+        said = ask(layout.agent_state)
+        facts = said.get("broker") if isinstance(said, dict) else None
+        if isinstance(facts, dict) and isinstance(facts.get("error"), str):
+            return str(facts["error"])[:300]
+    return None
 
 
 def _unhealthy(expected: str, came: str) -> DeployError:

@@ -131,3 +131,24 @@ def _layers_of(layout: Layout, id: str) -> list[str]:
         with contextlib.suppress(OSError):
             found.append((layout.release(id) / kind).readlink().name)
     return found
+
+
+def forget_unused(layout: Layout, layer: str) -> None:
+    """Remove a layer that no release needs which runs, ran or is switched to, and the releases made of it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    wanted = {*history(layout), layout.linked_id(layout.current), layout.linked_id(layout.activating)}
+    using = [
+        path.name for path in layout.releases.glob("*") if is_id(path.name) and layer in _layers_of(layout, path.name)
+    ]
+    if wanted.intersection(using):
+        return
+    for id in using:
+        shutil.rmtree(layout.release(id))
+    for path in (layout.layer(layer), *layout.layers.glob(f".{layer}.*"), layout.layers / f"{layer}.json"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

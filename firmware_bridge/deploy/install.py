@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import re
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from firmware_bridge.deploy import secret_files
 from firmware_bridge.deploy.layout import ACTIVATION, PROOF_USER, SERVICE, UPDATE, UPDATE_PATH, USER, Layout
@@ -169,14 +170,40 @@ def _is_group(name: str) -> bool:
 
 
 def _watched(layout: Layout, watch: str, account: pwd.struct_passwd) -> list[str]:
-    folder = layout.root / watch.lstrip("/")
-    if folder.is_dir():
+    """Make the watched folder where it is lacking.
+
+    Somebody may own a folder above it and exchange what we make there for a link: what we made is opened, never
+    followed, and changed through its descriptor.
+    """
+    if (layout.root / watch.lstrip("/")).is_dir():
         return []
-    folder.mkdir(parents=True, mode=0o2775)
-    os.chown(folder, account.pw_uid, account.pw_gid)
-    # Its group may put X-rays in (sftp, Samba), and what they put in is the group's: the agent writes beside it.
-    folder.chmod(0o2775)
+    handle, made = os.open(layout.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), False
+    try:
+        for name in PurePosixPath(watch).parts[1:]:
+            handle, made = _enter(handle, name)
+        if not made:
+            return []
+        if os.fstat(handle).st_uid != os.geteuid() or any(Path(f"/proc/self/fd/{handle}").iterdir()):
+            raise OSError(errno.EPERM, "somebody exchanged the folder while it was made", watch)
+        os.fchown(handle, account.pw_uid, account.pw_gid)
+        # Its group may put X-rays in (sftp, Samba), and what they put in is the group's: the agent writes beside it.
+        os.fchmod(handle, 0o2775)
+    finally:
+        os.close(handle)
     return [f"folder {watch}"]
+
+
+def _enter(folder: int, name: str) -> tuple[int, bool]:
+    """The descriptor of a folder in `folder`, which is closed; and whether it had to be made."""
+    try:
+        os.mkdir(name, 0o755, dir_fd=folder)
+        made = True
+    except FileExistsError:
+        made = False
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if made else 0)
+    inner = os.open(name, flags, dir_fd=folder)
+    os.close(folder)
+    return inner, made
 
 
 def _file(path: Path, text: str, mode: int, what: str) -> list[str]:

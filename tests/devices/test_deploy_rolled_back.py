@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from emulated.agent import until
 from emulated.host import Host
 from emulated.workstation import REPOSITORY, Workstation, fingerprint, require_runs
 
@@ -184,6 +185,7 @@ def test_secrets_go_back_with_their_release_and_a_strict_umask_locks_nobody_out(
     workstation.deploy(new, *options["second"], hosts=[deployed]).succeeded()
     assert secret.read_text() == "second"
     deployed.reboot()
+    until(lambda: deployed.show(SERVICE, "ActiveState") == "active", what="the service to start with the machine")
     require_runs(deployed, new, xray)
     rolled = workstation.run("rollback", "--watch", "1", hosts=[deployed])
     assert rolled.returncode == 0, rolled.stderr

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import json
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,11 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.errors import ConfigError
+from firmware_bridge.errors import ConfigError, ResourceError
 from firmware_bridge.status import ask
 from firmware_bridge.status_report import report
 from firmware_bridge.update import Desired, parse_desired
+from firmware_bridge.update_part import require_room
 from toolkit.bundle import build_bundle, sign_bundle
 
 from .conftest import Agent, Mosquitto, until
@@ -170,3 +174,59 @@ def test_messages_that_are_none(change: dict[str, Any]) -> None:
 def test_messages_that_are_no_message(raw: bytes) -> None:
     with pytest.raises(ConfigError):
         parse_desired(raw)
+
+
+class Awkward(http.server.BaseHTTPRequestHandler):
+    """A server that gives a byte now and then, or leads elsewhere."""
+
+    def log_message(self, *_words: object) -> None: ...
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/elsewhere"):
+            self.send_response(302)
+            self.send_header("Location", "ftp://127.0.0.1/x.cxr")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.5)
+
+
+def test_a_newer_message_does_not_wait_for_a_slow_server(
+    listening: Agent, fleet: Fleet, bundle_file: Path, samples: Path, served: tuple[Path, str]
+) -> None:
+    folder, url = served
+    new = with_golden(bundle_file, samples, folder / "new.cxr")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Awkward) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        slow = f"http://127.0.0.1:{server.server_port}"
+        fleet.tell("cxr-edge/desired", message(new, f"{slow}/elsewhere"))
+        until(lambda: "refused" in fleet.states, what="refused")
+        assert "ftp:" in fleet.reports[-1]["error"]["came"]
+        fleet.tell("cxr-edge/desired", message(new, slow, sha256="1" * 64))
+        until(lambda: fleet.states[-1] == "fetching", what="fetching")
+        fleet.tell("cxr-edge/desired", message(new, url))
+        until(lambda: "handed over" in fleet.states, what="handed over")
+        server.shutdown()
+    assert (listening.state / "update" / "ready.cxr").read_bytes() == new.read_bytes()
+
+
+@pytest.mark.parametrize("url", ["http://h/ü.cxr", f"http://{'a' * 70}.example/x", "http:///x", "ftp://h/x"])
+def test_an_address_that_nobody_could_ask_for_is_none(url: str) -> None:
+    raw = json.dumps({"schema": 1, "bundle": "0" * 64, "url": url, "sha256": "0" * 64, "bytes": 5}).encode()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parse_desired(raw)
+
+
+def test_a_bundle_that_the_disk_cannot_hold_is_not_begun(tmp_path: Path) -> None:
+    free_bytes = shutil.disk_usage(tmp_path).free
+    require_room(tmp_path, 1000, reserve_mb=0.0)
+    with pytest.raises(ResourceError, match="no room"):
+        require_room(tmp_path, free_bytes // 2, reserve_mb=0.0)  # it is there three times for a moment
+    with pytest.raises(ResourceError, match="no room"):
+        require_room(tmp_path, free_bytes // 3, reserve_mb=1e9)

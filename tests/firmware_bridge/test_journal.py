@@ -12,6 +12,8 @@ import pytest
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.journal import Arrival, Counts, Journal, JournalDamaged, Outcome, ReplyTo, Taken
 from firmware_bridge.journal_keep import Dropped
+from firmware_bridge.results_export import Choice, export_lines
+from firmware_bridge.status_report import report
 
 A = Path("/watched/a.jpg")
 
@@ -324,4 +326,18 @@ def test_the_outcome_of_a_file_waits_for_its_report_and_a_selftest_is_told_apart
     assert [row.is_selftest for row in journal.results()] == [False, True]
     journal.mark_sent([1])
     assert [row.is_selftest for row in journal.results()] == [False, True]
+    journal.close()
+
+
+def test_a_deployments_own_xray_is_no_result(state: Path) -> None:
+    journal, other = Journal(state), Path("/watched/b.jpg")
+    one, two = take(journal, A, "a1"), take(journal, other, "b1")
+    record = {"time": "2026-01-01T00:00:00.000Z", "image": {"id": "i"}, "decision": "negative"}
+    patient, ours = (json.dumps({**record, "id": id}) for id in ("id1", "id2"))
+    journal.settle([Outcome(one.seq, A, "id1", patient), Outcome(two.seq, other, "id2", ours, reported=False)])
+    assert journal.counts().results == 1
+    exported = [json.loads(line)["id"] for line in export_lines(state, form="jsonl", choice=Choice())]
+    assert exported == ["id1"]
+    found = report(state)
+    assert (found["queue"]["results"], [row["id"] for row in found["last_results"]]) == (1, ["id1"])
     journal.close()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+
+import pytest
 
 from firmware_bridge.deploy.desired import update
 from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.release import Description, switch, write_release
+from firmware_bridge.errors import DeployError
 from firmware_bridge.update import READY, REFUSED, REPORT
 
 
@@ -24,3 +29,71 @@ def test_a_disk_that_cannot_be_written_is_reported_too(tmp_path: Path) -> None:
     assert "cannot be written on the device" in report["error"]["what"]
     assert not (folder / READY).exists()
     assert said[-1].startswith(REFUSED)
+
+
+def running(tmp_path: Path) -> tuple[Layout, Path]:
+    """A device that runs a release, and the agent's folder."""
+    layout = Layout(tmp_path / "root")
+    for hash in ("a", "b", "c"):
+        layout.layer(hash * 64).mkdir(parents=True)
+    description = Description(
+        layers={"app": "a" * 64, "site": "b" * 64, "bundle": "c" * 64},
+        bundle={"name": "chest", "id": "d" * 64, "created": "2026-01-01T00:00:00Z"},
+        target="rpi-os-12",
+        config="",
+        unit="",
+        trusted_keys="",
+        watch="/srv/cxr-edge",
+    )
+    write_release(layout, description)
+    switch(layout, layout.current, description.id)
+    folder = layout.agent_state / "update"
+    folder.mkdir(parents=True)
+    return layout, folder
+
+
+def test_what_is_no_bundle_is_refused_and_nothing_of_it_stays(tmp_path: Path) -> None:
+    layout, folder = running(tmp_path)
+    before = sorted(layout.base.rglob("*"))
+    (folder / READY).write_bytes(b"no bundle" * 1000)
+    update(layout, say=lambda _line: None)
+    assert json.loads((folder / REPORT).read_bytes())["state"] == REFUSED
+    assert sorted(layout.base.rglob("*")) == before
+    assert not (folder / READY).exists()
+    assert layout.lock.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_pipe_or_a_link_in_its_place_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    layout, folder = running(tmp_path)
+    if kind == "pipe":
+        os.mkfifo(folder / READY)
+    else:
+        (folder / READY).symlink_to("/etc/shadow")
+    update(layout, say=lambda _line: None)
+    assert "a link, a pipe" in json.loads((folder / REPORT).read_bytes())["error"]["came"]
+    assert not os.path.lexists(folder / READY)
+
+
+def test_a_bundle_that_arrives_meanwhile_has_its_turn(tmp_path: Path) -> None:
+    layout, folder = running(tmp_path)
+    (folder / READY).write_bytes(b"first")
+
+    def arrives(_line: str) -> None:
+        (folder / ".next").write_bytes(b"second")
+        (folder / ".next").replace(folder / READY)
+
+    update(layout, say=lambda line: arrives(line) if line == "taking the bundle" else None)
+    assert (folder / READY).read_bytes() == b"second"
+
+
+def test_a_link_in_the_folders_place_leads_nowhere(tmp_path: Path) -> None:
+    layout, folder = running(tmp_path)
+    folder.rmdir()
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / READY).write_bytes(b"theirs")
+    folder.symlink_to(others)
+    with pytest.raises(DeployError, match="update folder"):
+        update(layout, say=lambda _line: None)
+    assert [path.name for path in others.iterdir()] == [READY]
