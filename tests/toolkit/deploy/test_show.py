@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from toolkit.deploy.deploy import Report
 from toolkit.deploy.fleet import Ended
 from toolkit.deploy.inventory import Host
 from toolkit.deploy.plan import Plan
-from toolkit.deploy.show import is_well, status_lines, table
+from toolkit.deploy.show import is_well, reporter, status_lines, table
 
 HEALTH = {"active": "active", "restarts": 0, "status": "waiting for X-rays"}
 RELEASE = {
@@ -63,3 +64,19 @@ def test_the_table_names_the_bundle() -> None:
     assert rows.splitlines()[0].split() == ["host", "state", "bundle", "release", "seconds"]
     assert rows.splitlines()[1].split() == ["pi", "running", "chest", "0cb593a182063e92", "9.5"]
     assert rows.splitlines()[2].endswith("off cannot be reached")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_devices_words_are_no_markup_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with reporter(["pi", "[/odd]"], stream, quiet=False) as news:
+        news.step("pi", "said [/boo] [red]")
+        news.step("[/odd]", "came")
+    assert "said [/boo] [red]" in stream.getvalue()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.deploy.folder import open_folder
+from firmware_bridge.deploy.folder import Folder, check_files, read_folder
 from firmware_bridge.deploy.layers import Entry, hash_file
 from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
 from firmware_bridge.trust import read_trusted_keys
@@ -65,11 +65,17 @@ def write(room: Path, *more: str, key: str = "own") -> Path:
     return room / "stick"
 
 
+def opened(stick: Path) -> Folder:
+    folder = read_folder(stick)
+    check_files(folder)
+    return folder
+
+
 def test_a_stick_has_the_settings_of_the_host_and_none_of_its_secrets(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stick = write(room, "--inventory", str(room / "clinic.toml"), "--host", "ward-1")
-    description = open_folder(stick).description
+    description = opened(stick).description
     assert description.broker == "broker.clinic.example:8883"
     assert 'device = "ward-1"' in description.config
     assert description.watch == "/srv/ward-1"
@@ -83,7 +89,7 @@ def test_a_stick_has_the_settings_of_the_host_and_none_of_its_secrets(
 def test_the_key_to_trust_is_the_one_that_signed_the_folder(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stick = write(room, "--target", "rpi-os-12", key="second")
     keys = read_trusted_keys(room / "trusted.toml")
-    signer = open_folder(stick).require_trust(keys)
+    signer = opened(stick).require_trust(keys)
     assert signer.name == "second"
     assert f"--trust {signer.id}" in capsys.readouterr().out
 
