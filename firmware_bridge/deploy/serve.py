@@ -155,7 +155,10 @@ class Server:
         release.write_release(self._layout, description)
         proving.prove(self._layout, description)
         secret_files.stage_those_of(self._layout, chosen)
-        return {"id": description.id, **self._switch({**request, "id": description.id, "reason": "rollback"})}
+        # A release that was deployed without a look at its broker comes back without one.
+        broker = release.read_json(self._layout.release(chosen) / release.ORDER).get("broker") is not False
+        asked = {"broker": broker, **request, "id": description.id, "reason": "rollback"}
+        return {"id": description.id, **self._switch(asked)}
 
     def _measure(self, request: Request) -> Any:
         stream = _Bounded(self._source, int(request["bytes"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,6 +112,28 @@ def test_a_broker_that_is_down(
     failed = workstation.deploy(new, "--config", str(config), hosts=[deployed])
     failed.failed("RolledBack", f"broker {deployed.cable.here}:1", "reachable from the device")
     require_runs(deployed, old, xray)
+
+
+def test_a_broker_that_refuses_the_login(
+    deployed: Host, workstation: Workstation, old: Path, new: Path, xray: Path, tmp_path: Path
+) -> None:
+    program = shutil.which("mosquitto", path="/usr/bin:/usr/sbin:/usr/local/sbin")
+    if not program:
+        pytest.skip("needs the MQTT broker Mosquitto: apt-get install mosquitto")
+    config, setup, port = tmp_path / "agent.toml", tmp_path / "mosquitto.conf", 18830
+    config.write_text(f'[mqtt]\nurl = "mqtt://{deployed.cable.here}:{port}"\n')
+    for anonymous in ("false", "true"):
+        setup.write_text(f"listener {port} {deployed.cable.here}\nallow_anonymous {anonymous}\nuser root\n")
+        with subprocess.Popen([program, "-c", str(setup)], stderr=subprocess.DEVNULL) as broker:
+            try:
+                done = workstation.deploy(new, "--config", str(config), hosts=[deployed])
+            finally:
+                broker.terminate()
+        if anonymous == "false":
+            done.failed("RolledBack", "to take the agent's login", "runs again")
+            require_runs(deployed, old, xray)
+    done.succeeded()
+    require_runs(deployed, new, xray)
 
 
 def test_one_of_three_fails_and_the_others_do_not_care(
