@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.errors import InputError
 from firmware_bridge.golden import require_golden
+from firmware_bridge.manifest import ONNX
 from toolkit.bundle_folder import bundle_from_run
+from toolkit.bundle_onnx import add_onnx
 from toolkit.cli.recalibrate import command
 from toolkit.data.index import Index
 from toolkit.recalibrate import recalibrate
@@ -53,6 +55,19 @@ def test_the_new_bundle_is_calibrated_and_the_model_is_the_same(bundle: Path, sa
     assert told["ece_after_held_out"] < told["ece_before"]
     assert new.calibration.bias != old.calibration.bias
     assert new.calibration.wished_sensitivity == 0.95
+
+
+def test_the_onnx_form_is_made_anew_with_the_fitted_calibration(bundle: Path, samples: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tf2onnx", reason="needs cxr-edge[onnx]")
+    both = add_onnx(bundle, tmp_path / "both.cxr")
+    site = NamedIndex("site", samples / "index.csv", "", Index.read(samples / "index.csv"))
+    recalibrate(both, site, out=tmp_path / "site.cxr")
+    with open_bundle(both) as before, open_bundle(tmp_path / "site.cxr") as after:
+        old, form = (opened.manifest.model("int8", kind=ONNX) for opened in (before, after))
+        assert form.calibration == after.manifest.model("int8").calibration
+        assert form.calibration != old.calibration
+        assert after.read(form.file) == before.read(old.file)
+        assert {outcome.model for outcome in require_golden(after)} == {form.file, after.manifest.model("int8").file}
 
 
 def test_one_class_only_is_refused(bundle: Path, samples: Path, tmp_path: Path) -> None:
