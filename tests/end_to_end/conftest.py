@@ -27,6 +27,7 @@ from toolkit.lungs.asset import packaged_lungs
 from toolkit.schema import schema_of
 
 DATA = Path(__file__).resolve().parent.parent / "data"
+LISTENS_WITHIN_S = 3.0
 DEADLINE_S = 30.0
 RECORDS = Draft202012Validator(schema_of("result"))
 
@@ -142,6 +143,7 @@ class Agent:
         command = [*self.inside, sys.executable, *self.program, "agent", "--watch", str(self.watch)]
         command += ["--bundle", str(self.bundle), "--state", str(self.state), *options]
         with self.log.open("ab") as log:
+            self._began = log.tell()
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
 
     def run(self, *options: str) -> int:
@@ -159,7 +161,13 @@ class Agent:
         self._process.wait()
 
     def terminate(self) -> int:
+        """Stop it in order; a start that has not yet come to listening for signals is waited for."""
         assert self._process is not None
+        deadline_s = time.monotonic() + LISTENS_WITHIN_S
+        while self.running and b" agent " not in self.log.read_bytes()[self._began :]:
+            if time.monotonic() > deadline_s:
+                break  # a test that logs less than its start
+            time.sleep(0.02)
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
 

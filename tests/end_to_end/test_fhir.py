@@ -173,7 +173,7 @@ def test_a_single_run_fills_a_folder_and_the_export_says_the_same(
     ("lines", "told_of"),
     [
         (["url = 'ftp://x'"], "[fhir] url is no address"),
-        (["url = 'http://user:secret@x'"], "one with a user"),
+        (["url = 'http://user:hunter2@x'"], "one with a user"),
         (["url = 'http://x'", "ca = 'missing.pem'"], "[fhir] ca without TLS"),
         (["url = 'https://x'", "ca = 'missing.pem'"], "[fhir] ca cannot be used"),
         (["url = 'https://x'", "token_file = 'missing'"], "token_file cannot be used"),
@@ -185,4 +185,4 @@ def test_a_wrong_setting_is_told_at_the_start(agent: Agent, tmp_path: Path, line
     assert agent.run(*configured(tmp_path, *lines)) == 2
     log = agent.log.read_text()
     assert told_of in log
-    assert "secret" not in log
+    assert "hunter2" not in log
