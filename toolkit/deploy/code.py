@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from firmware_bridge.deploy import boot
@@ -49,10 +50,26 @@ def boot_code() -> bytes:
 @functools.cache
 def device_code() -> bytes:
     """`firmware_bridge` as a zip, out of which the device's half runs before anything is installed."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted((_HOME / "firmware_bridge").rglob("*.py")):
-            member = zipfile.ZipInfo(path.relative_to(_HOME).as_posix(), _ZIP_TIME)
+    sources = sorted((_HOME / "firmware_bridge").rglob("*.py"))
+    return _zipped({path.relative_to(_HOME).as_posix(): path.read_bytes() for path in sources})
+
+
+def stick_code(site: Layer) -> bytes:
+    """The same for a stick, with what reads TOML where the device's packages have it: Python has that since 3.11 alone.
+
+    Args:
+        site: the device's packages. Over SSH it is the workstation that reads trusted keys.
+    """
+    reader = {name: site.read(name) for name in site.listing if name.startswith("tomli/") and name.endswith(".py")}
+    return _zipped(reader, behind=device_code())
+
+
+def _zipped(sources: Mapping[str, bytes], *, behind: bytes = b"") -> bytes:
+    """A zip of `sources`, the same bytes for the same sources; `behind` another zip's members."""
+    buffer = io.BytesIO(behind)
+    with zipfile.ZipFile(buffer, "a" if behind else "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, raw in sources.items():
+            member = zipfile.ZipInfo(name, _ZIP_TIME)
             member.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(member, path.read_bytes())
+            archive.writestr(member, raw)
     return buffer.getvalue()

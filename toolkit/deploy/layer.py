@@ -46,6 +46,11 @@ class Layer:
         """What its name is the hash of."""
         return dump_listing(self.listing)
 
+    def read(self, name: str) -> bytes:
+        """The bytes of one of its files."""
+        source = self.sources[name]
+        return source if isinstance(source, bytes) else source.read_bytes()
+
     @property
     def size_bytes(self) -> int:
         """Of all files."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from firmware_bridge.deploy.folder import CODE, CONTENT, KIND, SCHEMA, SCRIPT, SIGNATURE
 from firmware_bridge.deploy.layers import hash_file
+from firmware_bridge.deploy.release import SITE
 from firmware_bridge.errors import ConfigError, SignatureError
 from firmware_bridge.result import iso_utc
 from firmware_bridge.signing import FOLDER_CONTEXT, dump_signatures, require_signature, sign
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys
-from toolkit.deploy.code import device_code
+from toolkit.deploy.code import stick_code
 from toolkit.deploy.layer import archive
 from toolkit.deploy.settings import Prepared
 from toolkit.deploy.targets import Target, load_targets
@@ -125,7 +126,7 @@ def write_folder(
     say(f"packages for {target.name}, Python {python}")
     wanted = wanted_for(prepared, target, parcel, python=python, cpus=max(target.threads), tensorrt="any", say=say)
     files = _write_layers(out, wanted, say)
-    write_atomically(out / CODE, device_code())
+    write_atomically(out / CODE, stick_code(wanted.layers[SITE]))
     write_atomically(out / SCRIPT, _SCRIPT)
     files.update({name: hash_file(out / name) for name in (CODE, SCRIPT)})
     content = {

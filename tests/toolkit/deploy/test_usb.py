@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
+import pip
 import pytest
 
 from firmware_bridge.deploy.folder import Folder, check_files, read_folder
@@ -15,6 +17,7 @@ from firmware_bridge.trust import read_trusted_keys
 from toolkit.bundle import build_bundle, sign_bundle
 from toolkit.cli.main import run
 from toolkit.deploy import wanted
+from toolkit.deploy.code import stick_code
 from toolkit.deploy.layer import Layer
 from toolkit.keys import make_key, read_key
 
@@ -101,3 +104,25 @@ def test_the_script_on_a_stick_asks_for_root_first(room: Path) -> None:
     done = subprocess.run(["/bin/sh"], input=script, capture_output=True, user=65534, cwd="/", timeout=60, check=False)
     assert done.returncode == 10
     assert b"only root can install" in done.stderr
+
+
+def test_trusted_keys_are_read_out_of_the_sticks_own_code_before_anything_is_installed(tmp_path: Path) -> None:
+    """As on a device with Python 3.10: `tomli` comes from the stick. Its sources here are those that pip carries."""
+    reader = Path(pip.__file__).parent / "_vendor" / "tomli"
+    if not reader.is_dir():
+        pytest.skip("this pip carries no tomli")
+    sources: dict[str, Path | bytes] = {f"tomli/{path.name}": path for path in reader.glob("*.py")}
+    sources["tomli/_parser.so"] = b"no source"
+    site = Layer({name: Entry("", 0) for name in sources}, sources)
+    (tmp_path / "code.zip").write_bytes(stick_code(site))
+    key = make_key(tmp_path / "own.key", name="own", passphrase=None)
+    program = (
+        f"import sys; sys.path[:0] = [{str(tmp_path / 'code.zip')!r}]; sys.version_info = (3, 10, 12, 'final', 0)\n"
+        "from pathlib import Path\n"
+        "from firmware_bridge.trust import parse_trusted_keys\n"
+        "print(parse_trusted_keys(sys.stdin.buffer.read(), Path('keys'))[0].id, sys.modules['tomli'].__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], input=key.to_toml(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [key.id, str(tmp_path / "code.zip" / "tomli" / "__init__.py")]
