@@ -25,7 +25,7 @@ else:
 
 ALL = [block for page in PAGES for block in blocks(page)]
 LINES = [(block, line) for block in ALL for line in block.commands()]
-LANGUAGES = ("sh", "console", "toml", "json", "text", "python")
+LANGUAGES = ("sh", "console", "toml", "json", "text", "python", "yaml")
 
 
 @pytest.fixture

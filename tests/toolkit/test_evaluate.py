@@ -255,6 +255,6 @@ def test_a_missing_extra_is_told_before_anything_is_scored(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
-    with pytest.raises(MissingExtraError, match=r"cxr-edge\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[train\]'"):
         evaluate(from_run(run), [inside], out=tmp_path / "out", options=FAST)
     assert not (tmp_path / "out").exists()
