@@ -6,15 +6,13 @@ the same database and the same commit, so that after a crash none is missed and 
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_bridge.errors import ResourceError
+from firmware_bridge.database import open_database, transaction, translated
 from firmware_bridge.files import sync_folder, write_atomically
 
 FOLDER = "reports"
@@ -63,26 +61,11 @@ class ReportOutbox:
         self._suffix = suffix
         self._mutex = threading.Lock()
         with self._translated():
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-            self._db = sqlite3.connect(
-                self.folder / "outbox.sqlite", isolation_level=None, check_same_thread=False, timeout=5.0
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
+            self._db = open_database(self.folder / "outbox.sqlite", _TABLES)
             self._db.execute("INSERT OR IGNORE INTO progress VALUES (1, ?)", (first_seq,))
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise ResourceError(
-                f"the reports in {self.folder} cannot be read or written",
-                expected="a state folder that this user can write, with some space, on a local disk",
-                came=getattr(error, "strerror", None) or str(error),
-                do="free some space or mend the disk; what was made before is safe",
-            ) from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(f"the reports in {self.folder}", safe="what was made before is safe")
 
     @property
     def progress(self) -> int:
@@ -102,18 +85,12 @@ class ReportOutbox:
                 write_atomically(self.folder / f"{uid}{self._suffix}", content, mode=0o600)
             if objects:
                 sync_folder(self.folder)
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 self._db.executemany(
                     "INSERT INTO object (uid, file, made_s) VALUES (?, ?, ?) ON CONFLICT (uid) DO NOTHING",
                     [(uid, f"{uid}{self._suffix}", time.time()) for uid in objects],
                 )
                 self._db.execute("UPDATE progress SET result_seq=?", (result_seq,))
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
 
     def waiting(self, *, limit: int = 20) -> list[Waiting]:
         """What is to be sent, oldest first; but what failed again and again lets others go before it."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from firmware_bridge.database import transaction
 from firmware_bridge.errors import ConfigError, ResourceError
 from firmware_bridge.journal_rows import SCHEMA, STEPS, TABLES
 from firmware_bridge.journal_salvage import SUSPECT, damaged, is_damage, move_aside, salvage
@@ -126,16 +127,8 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex, self._translated():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                # A full disk can make SQLite roll back by itself.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._mutex, self._translated(), transaction(self._db):
+            yield self._db
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self._reading, self._translated():

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_bridge.errors import ResourceError
+from firmware_bridge.database import open_database, transaction, translated
 
 _LOG = logging.getLogger(__name__)
 FOLDER = "orthanc"
@@ -75,25 +74,10 @@ class Feed:
     def __init__(self, state: Path) -> None:
         self.folder = state / FOLDER
         with self._translated():
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-            self._db = sqlite3.connect(
-                self.folder / "feed.sqlite", isolation_level=None, check_same_thread=False, timeout=5.0
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
+            self._db = open_database(self.folder / "feed.sqlite", _TABLES)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise ResourceError(
-                f"what is known of Orthanc, in {self.folder}, cannot be read or written",
-                expected="a state folder that this user can write, with some space, on a local disk",
-                came=getattr(error, "strerror", None) or str(error),
-                do="free some space or mend the disk; Orthanc keeps its X-rays meanwhile",
-            ) from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(f"what is known of Orthanc, in {self.folder},", safe="Orthanc keeps its X-rays meanwhile")
 
     @property
     def cursor(self) -> Cursor | None:
@@ -113,17 +97,10 @@ class Feed:
         upsert = """INSERT INTO instance (id, mark, state, changed_s) VALUES (?, ?, 'seen', ?)
                     ON CONFLICT (id) DO UPDATE SET mark=excluded.mark, state='seen', tries=0, why=NULL,
                       changed_s=excluded.changed_s WHERE mark!=excluded.mark"""
-        with self._translated():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany(upsert, [(id, mark, now_s) for id, mark in announced])
-                values = (cursor.seq, cursor.mark)
-                self._db.execute("INSERT OR REPLACE INTO cursor (only, seq, mark) VALUES (1, ?, ?)", values)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._translated(), transaction(self._db):
+            self._db.executemany(upsert, [(id, mark, now_s) for id, mark in announced])
+            values = (cursor.seq, cursor.mark)
+            self._db.execute("INSERT OR REPLACE INTO cursor (only, seq, mark) VALUES (1, ?, ?)", values)
 
     def due(self, state: str, *, limit: int) -> list[Instance]:
         """Instances in that state: what failed less often first, then the oldest."""

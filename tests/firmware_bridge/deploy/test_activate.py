@@ -27,16 +27,7 @@ from firmware_bridge.deploy.release import (
     write_release,
 )
 from firmware_bridge.errors import DeployError
-
-DESCRIPTION = Description(
-    layers={"app": "a" * 64, "site": "b" * 64, "bundle": "c" * 64},
-    bundle={"name": "chest", "id": "d" * 64, "created": "2026-01-01T00:00:00Z"},
-    target="rpi-os-12",
-    config="",
-    unit="",
-    trusted_keys="",
-    watch="/srv/cxr-edge",
-)
+from tests.firmware_bridge.deploy.described import DESCRIPTION
 
 # Every service is down, and whatever is asked for succeeds.
 SYSTEMCTL = """#!/bin/sh

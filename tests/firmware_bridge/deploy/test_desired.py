@@ -10,9 +10,10 @@ import pytest
 
 from firmware_bridge.deploy.desired import update
 from firmware_bridge.deploy.layout import Layout
-from firmware_bridge.deploy.release import Description, switch, write_release
+from firmware_bridge.deploy.release import switch, write_release
 from firmware_bridge.errors import DeployError
 from firmware_bridge.update import READY, REFUSED, REPORT
+from tests.firmware_bridge.deploy.described import DESCRIPTION, layered
 
 
 def test_a_disk_that_cannot_be_written_is_reported_too(tmp_path: Path) -> None:
@@ -33,20 +34,9 @@ def test_a_disk_that_cannot_be_written_is_reported_too(tmp_path: Path) -> None:
 
 def running(tmp_path: Path) -> tuple[Layout, Path]:
     """A device that runs a release, and the agent's folder."""
-    layout = Layout(tmp_path / "root")
-    for hash in ("a", "b", "c"):
-        layout.layer(hash * 64).mkdir(parents=True)
-    description = Description(
-        layers={"app": "a" * 64, "site": "b" * 64, "bundle": "c" * 64},
-        bundle={"name": "chest", "id": "d" * 64, "created": "2026-01-01T00:00:00Z"},
-        target="rpi-os-12",
-        config="",
-        unit="",
-        trusted_keys="",
-        watch="/srv/cxr-edge",
-    )
-    write_release(layout, description)
-    switch(layout, layout.current, description.id)
+    layout = layered(tmp_path / "root")
+    write_release(layout, DESCRIPTION)
+    switch(layout, layout.current, DESCRIPTION.id)
     folder = layout.agent_state / "update"
     folder.mkdir(parents=True)
     return layout, folder

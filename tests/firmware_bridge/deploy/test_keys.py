@@ -13,26 +13,15 @@ from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.release import Description, switch, write_release
 from firmware_bridge.errors import SignatureError
 from firmware_bridge.trust import TrustedKey
+from tests.firmware_bridge.deploy.described import DESCRIPTION, layered
 
 FIRST, SECOND = TrustedKey("first", b"1" * 32), TrustedKey("second", b"2" * 32, valid_until="2030-01-01T00:00:00Z")
 REVOKED = replace(FIRST, revoked=True)
-DESCRIPTION = Description(
-    layers={"app": "a" * 64, "site": "b" * 64, "bundle": "c" * 64},
-    bundle={"name": "chest", "id": "d" * 64, "created": "2026-01-01T00:00:00Z"},
-    target="rpi-os-12",
-    config="",
-    unit="",
-    trusted_keys="",
-    watch="/srv/cxr-edge",
-)
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path)
-    for hash in ("a", "b", "c"):
-        layout.layer(hash * 64).mkdir(parents=True)
-    return layout
+    return layered(tmp_path)
 
 
 def trusting(*keys: TrustedKey) -> Description:

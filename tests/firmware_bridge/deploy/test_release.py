@@ -14,23 +14,20 @@ from firmware_bridge.deploy.manage import choose_rollback
 from firmware_bridge.deploy.release import Description, parse_description, read_release, switch, write_release
 from firmware_bridge.deploy.trial import unlike_any_other
 from firmware_bridge.errors import DeployError
+from tests.firmware_bridge.deploy import described
+from tests.firmware_bridge.deploy.described import layered
 
-DESCRIPTION = Description(
-    layers={"app": "a" * 64, "site": "b" * 64, "bundle": "c" * 64},
-    bundle={"name": "chest", "id": "d" * 64, "created": "2026-01-01T00:00:00Z"},
-    target="rpi-os-12",
+DESCRIPTION = replace(
+    described.DESCRIPTION,
     config='[agent]\nbundle = "@RELEASE@/bundle/bundle.cxr"\n',
     unit="[Service]\nWorkingDirectory=@RELEASE@\n",
-    trusted_keys="",
-    watch="/srv/cxr-edge",
 )
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path)
-    for hash in ("a", "b", "c", "e"):
-        layout.layer(hash * 64).mkdir(parents=True)
+    layout = layered(tmp_path, "abce")
+    for hash in "abce":
         (layout.layers / f"{hash * 64}.json").write_text("{}")
     return layout
 
