@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pip
 import pytest
 
 from firmware_bridge.deploy.folder import Folder, check_files, read_folder
@@ -108,9 +108,10 @@ def test_the_script_on_a_stick_asks_for_root_first(room: Path) -> None:
 
 def test_trusted_keys_are_read_out_of_the_sticks_own_code_before_anything_is_installed(tmp_path: Path) -> None:
     """As on a device with Python 3.10: `tomli` comes from the stick. Its sources here are those that pip carries."""
-    reader = Path(pip.__file__).parent / "_vendor" / "tomli"
+    found = importlib.util.find_spec("pip")  # not imported: pip brings distutils into this process
+    reader = Path(str(found.origin)).parent / "_vendor" / "tomli" if found else Path("none")
     if not reader.is_dir():
-        pytest.skip("this pip carries no tomli")
+        pytest.skip("no pip here that carries tomli")
     sources: dict[str, Path | bytes] = {f"tomli/{path.name}": path for path in reader.glob("*.py")}
     sources["tomli/_parser.so"] = b"no source"
     site = Layer({name: Entry("", 0) for name in sources}, sources)
