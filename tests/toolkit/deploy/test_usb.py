@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -108,7 +108,7 @@ def test_the_script_on_a_stick_asks_for_root_first(room: Path) -> None:
 
 def test_trusted_keys_are_read_out_of_the_sticks_own_code_before_anything_is_installed(tmp_path: Path) -> None:
     """As on a device with Python 3.10: `tomli` comes from the stick. Its sources here are those that pip carries."""
-    found = importlib.util.find_spec("pip")  # not imported: pip brings distutils into this process
+    found = PathFinder.find_spec("pip")  # neither imported nor asked for through the hooks: both meddle with distutils
     reader = Path(str(found.origin)).parent / "_vendor" / "tomli" if found else Path("none")
     if not reader.is_dir():
         pytest.skip("no pip here that carries tomli")
