@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from firmware_bridge.bundle import MAX_BUNDLE_BYTES, open_bundle
-from firmware_bridge.deploy.activate import order, settle, settled_and_locked
 from firmware_bridge.deploy.foreign import open_folder, open_regular
 from firmware_bridge.deploy.history import forbid_downgrade, forget_unused
 from firmware_bridge.deploy.keys import todays_keys, with_todays_keys
-from firmware_bridge.deploy.layers import Entry, commit, dump_listing, hash_file, layer_hash, place, prepare
+from firmware_bridge.deploy.layers import commit, place, prepare
 from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.listing import Entry, dump_listing, hash_file, layer_hash
+from firmware_bridge.deploy.orders import order, settle, settled_and_locked
 from firmware_bridge.deploy.proving import prove
 from firmware_bridge.deploy.release import BUNDLE, BUNDLE_FILE, Description, read_release, write_release
 from firmware_bridge.deploy.serve import translated

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.deploy.foreign import open_folder, open_regular
-from firmware_bridge.deploy.layers import hash_stream
 from firmware_bridge.deploy.layout import is_id
+from firmware_bridge.deploy.listing import hash_stream
 from firmware_bridge.deploy.release import Description, parse_description
 from firmware_bridge.errors import DeployError, SignatureError
 from firmware_bridge.signing import FOLDER_CONTEXT, MAX_SIGNATURE_BYTES, parse_signatures, require_signature

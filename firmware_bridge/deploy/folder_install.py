@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from firmware_bridge.deploy import boot
-from firmware_bridge.deploy.activate import order, settle, settled_and_locked
 from firmware_bridge.deploy.folder import (
     CONTENT,
     MOST_LIST_BYTES,
@@ -28,6 +27,7 @@ from firmware_bridge.deploy.install import PYTHON, compile_layer, install, is_in
 from firmware_bridge.deploy.keys import forbid_unrevoking, todays_keys
 from firmware_bridge.deploy.layers import commit, prepare, receive, state_of_layer
 from firmware_bridge.deploy.layout import SERVICE, Layout
+from firmware_bridge.deploy.orders import order, settle, settled_and_locked
 from firmware_bridge.deploy.proving import prove
 from firmware_bridge.deploy.release import APP, SITE, TRUSTED_KEYS, write_release
 from firmware_bridge.deploy.systemd import state_of

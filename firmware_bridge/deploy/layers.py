@@ -9,107 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
-import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from firmware_bridge.deploy.layout import Layout, is_id
+from firmware_bridge.deploy.listing import CHUNK_BYTES, Entry, Listing, hash_file, parse_listing, unusable, walk
 from firmware_bridge.deploy.seen import looks_as_before, remember
 from firmware_bridge.errors import DeployError
 from firmware_bridge.files import sync_folder, write_atomically
-
-_CHUNK_BYTES = 2**20
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-# What Python compiled on the device by itself; where it came with the layer it is listed, and verified like the rest.
-_CACHE = "__pycache__"
-_MAX_FILES = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file of a layer: hash, size, and whether it may be executed."""
-
-    sha256: str
-    size_bytes: int
-    executable: bool = False
-
-
-Listing = dict[str, Entry]
-
-
-def dump_listing(listing: Listing) -> bytes:
-    """The bytes whose hash names the layer."""
-    content = {name: [one.sha256, one.size_bytes, one.executable] for name, one in listing.items()}
-    return json.dumps(content, ensure_ascii=False, sort_keys=True, indent=0).encode()
-
-
-def parse_listing(raw: bytes) -> dict[str, Entry]:
-    """Read a listing.
-
-    Raises:
-        DeployError: it is no listing, or a name in it leads out of the layer.
-    """
-    try:
-        content = json.loads(raw.decode("utf-8"))
-        listing = {name: Entry(str(one[0]), int(one[1]), bool(one[2])) for name, one in content.items()}
-    except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
-        raise _wrong("a JSON object of files", str(error)) from error
-    if len(listing) > _MAX_FILES:
-        raise _wrong(f"at most {_MAX_FILES} files", str(len(listing)))
-    for name, one in listing.items():
-        parts = name.split("/")
-        if name.startswith("/") or "\0" in name or any(part in ("", ".", "..") for part in parts):
-            raise _wrong("relative names without '..'", repr(name)[:80])
-        if not _SHA256.fullmatch(one.sha256) or one.size_bytes < 0:
-            raise _wrong("64 hex digits and a size of 0 or more", f"{one.sha256[:80]!r}, {one.size_bytes}")
-    return listing
-
-
-def layer_hash(listing: Listing) -> str:
-    """The layer's name."""
-    return hashlib.sha256(dump_listing(listing)).hexdigest()
-
-
-def list_folder(folder: Path) -> dict[str, Entry]:
-    """The listing of what lies in `folder`.
-
-    Raises:
-        DeployError: there is something else than plain files and folders in it.
-    """
-    listing = {}
-    for path in _walk(folder, caches=True):
-        if path.is_symlink() or not path.is_file():
-            raise _wrong("plain files", f"{path}, which is a link or a device")
-        entry = Entry(hash_file(path), path.stat().st_size, bool(path.stat().st_mode & 0o100))
-        listing[path.relative_to(folder).as_posix()] = entry
-    return dict(sorted(listing.items()))
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hash_stream(file)
-
-
-def hash_stream(file: IO[bytes]) -> str:
-    """SHA-256 of what is left in it."""
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _walk(folder: Path, *, caches: bool) -> Iterator[Path]:
-    for base, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if caches or name != _CACHE)
-        yield from (Path(base, name) for name in sorted(files))
-        yield from (link for name in folders if (link := Path(base, name)).is_symlink())
 
 
 def state_of_layer(layout: Layout, hash: str, *, every_byte: bool = True) -> str:
@@ -202,7 +113,7 @@ def receive(
                 fits = entry is not None and member.isreg() and member.size == entry.size_bytes
                 content = archive.extractfile(member) if fits else None
                 if content is None or entry is None:
-                    raise _wrong("files of the layer and nothing else", repr(member.name)[:80])
+                    raise unusable("files of the layer and nothing else", repr(member.name)[:80])
                 _write(folder / member.name, content, entry)
                 done_bytes += entry.size_bytes
                 progress(done_bytes)
@@ -232,7 +143,7 @@ def _write(path: Path, content: Any, entry: Entry) -> None:
     part.unlink(missing_ok=True)
     digest = hashlib.sha256()
     with part.open("xb") as file:
-        while chunk := content.read(_CHUNK_BYTES):
+        while chunk := content.read(CHUNK_BYTES):
             digest.update(chunk)
             file.write(chunk)
     if digest.hexdigest() != entry.sha256:
@@ -261,7 +172,7 @@ def commit(layout: Layout, hash: str, *, finish: Callable[[Path, Path], None] = 
     wrong = _wrong_files(folder, listing)
     if wrong:
         raise _corrupted(f"all {len(listing)} files of the layer", f"{len(wrong)} missing or wrong ({wrong[0]}, ...)")
-    for path in list(_walk(folder, caches=False)):
+    for path in list(walk(folder, caches=False)):
         if path.relative_to(folder).as_posix() not in listing:
             path.unlink()  # half a file of an interrupted run
     finish(folder, whole)
@@ -349,14 +260,8 @@ def _part(layout: Layout, hash: str) -> Path:
 def _workplace(layout: Layout, hash: str) -> Path:
     """Where files of a layer are put: into itself, where it is there and a file of it is damaged."""
     if not is_id(hash):
-        raise _wrong("a hash", repr(hash)[:80])
+        raise unusable("a hash", repr(hash)[:80])
     return layout.layer(hash) if layout.layer(hash).is_dir() else _part(layout, hash)
-
-
-def _wrong(expected: str, came: str) -> DeployError:
-    return DeployError(
-        "what was sent cannot be used", expected=expected, came=came, do="use the same version of cxr-edge at both ends"
-    )
 
 
 def _corrupted(expected: str, came: str) -> DeployError:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
-from firmware_bridge.deploy import activate, install, keys, layers, manage, measure, proving, release, secret_files
+from firmware_bridge.deploy import install, keys, layers, manage, measure, orders, proving, release, secret_files
 from firmware_bridge.deploy.layout import UMASK, Layout
 from firmware_bridge.errors import CxrEdgeError, DeployError, ResourceError
 
@@ -86,7 +86,7 @@ class Server:
         )
 
     def _lock(self, _request: Request) -> bool:
-        return self._held.enter_context(activate.settled_and_locked(self._layout, wait_s=_LOCK_WAIT_S))
+        return self._held.enter_context(orders.settled_and_locked(self._layout, wait_s=_LOCK_WAIT_S))
 
     def _install(self, request: Request) -> Any:
         return install.install(
@@ -130,7 +130,7 @@ class Server:
         return proving.prove(self._layout, release.read_release(self._layout, request["id"]))
 
     def _switch(self, request: Request) -> Any:
-        activate.order(
+        orders.order(
             self._layout,
             request["id"],
             watch_s=float(request["watch_s"]),
@@ -142,11 +142,11 @@ class Server:
         return self._settle(request)
 
     def _settle(self, request: Request) -> Any:
-        activate.resume(self._layout)
+        orders.resume(self._layout)
         id = request["id"]
-        for line in activate.follow(self._layout, id, limit_s=activate.settle_limit_s(self._layout, id)):
+        for line in orders.follow(self._layout, id, limit_s=orders.settle_limit_s(self._layout, id)):
             self._say({"progress": line})
-        return activate.outcome(self._layout, id)
+        return orders.outcome(self._layout, id)
 
     def _rollback(self, request: Request) -> Any:
         chosen = manage.choose_rollback(self._layout, request.get("to"))

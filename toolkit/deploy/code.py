@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from firmware_bridge.deploy import boot
-from firmware_bridge.deploy.layers import Entry
+from firmware_bridge.deploy.listing import Entry
 from toolkit.deploy.layer import Layer
 from toolkit.extras import DISTRIBUTION
 

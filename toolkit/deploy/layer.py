@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO
 
-from firmware_bridge.deploy.layers import Entry, dump_listing, layer_hash
+from firmware_bridge.deploy.listing import Entry, dump_listing, layer_hash
 from toolkit.files import replacing
 
 # Speed over size: the fastest level halves the packages, which is what a slow network asks for.

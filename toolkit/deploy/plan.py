@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from firmware_bridge.deploy.layers import Listing
+from firmware_bridge.deploy.listing import Listing
 from firmware_bridge.deploy.release import TENSORRT
 from firmware_bridge.errors import DowngradeError, PreflightError
 from toolkit.deploy.facts import Facts

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from firmware_bridge.deploy.layers import Entry, dump_listing, list_folder, parse_listing
+from firmware_bridge.deploy.listing import Entry, dump_listing, list_folder, parse_listing
 from firmware_bridge.errors import DeployError
 from toolkit.deploy.layer import Layer, archive, cache_folder, unique
 from toolkit.extras import DISTRIBUTION

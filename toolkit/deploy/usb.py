@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firmware_bridge.deploy.folder import CODE, CONTENT, KIND, SCHEMA, SCRIPT, SIGNATURE
-from firmware_bridge.deploy.layers import hash_file
+from firmware_bridge.deploy.listing import hash_file
 from firmware_bridge.deploy.release import SITE
 from firmware_bridge.errors import ConfigError, SignatureError
 from firmware_bridge.result import iso_utc

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.deploy.layers import Entry, hash_file
+from firmware_bridge.deploy.listing import Entry, hash_file
 from firmware_bridge.deploy.release import (
     APP,
     BUNDLE,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.deploy import activate, way_back
+from firmware_bridge.deploy import activate, orders, way_back
 from firmware_bridge.deploy.history import history, remember, tidy
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.release import (
@@ -93,32 +93,32 @@ def fill(disk: Path) -> None:
 
 def test_a_full_disk_keeps_nothing_from_going_back(disk: Path, log: Path) -> None:
     layout, old, new = device(disk)
-    activate.order(layout, new, watch_s=1, keep=3, reason="test")
+    orders.order(layout, new, watch_s=1, keep=3, reason="test")
     fill(disk)
     activate.activate(layout)
     assert layout.linked_id(layout.current) == old
     assert layout.linked_id(layout.activating) is None
     # The room that was kept for it holds the reason.
-    outcome = activate.outcome(layout, new)
+    outcome = orders.outcome(layout, new)
     assert (outcome["state"], outcome["previous"]) == (ROLLED_BACK, old)
     assert "restart cxr-edge.service" in log.read_text()
 
 
 def test_without_any_room_for_words_it_goes_back_all_the_same(disk: Path, log: Path) -> None:
     layout, old, new = device(disk)
-    activate.order(layout, new, watch_s=1, keep=3, reason="test")
+    orders.order(layout, new, watch_s=1, keep=3, reason="test")
     (layout.base / ".reserve").unlink()
     fill(disk)
     activate.activate(layout)
     assert layout.linked_id(layout.current) == old
     assert layout.linked_id(layout.activating) is None
-    assert list(activate.follow(layout, new, limit_s=1)) == []
+    assert list(orders.follow(layout, new, limit_s=1)) == []
     assert log.read_text()
 
 
 def test_a_cut_after_the_decision_goes_on_going_back(tmp_path: Path, log: Path) -> None:
     layout, old, new = device(tmp_path / "root")
-    activate.order(layout, new, watch_s=1, keep=3, reason="test")
+    orders.order(layout, new, watch_s=1, keep=3, reason="test")
     switch(layout, layout.current, new)
     copy = layout.base / "journal-before.sqlite"
     copy.write_bytes(b"the good journal")
@@ -128,7 +128,7 @@ def test_a_cut_after_the_decision_goes_on_going_back(tmp_path: Path, log: Path) 
     activate.activate(layout)
     assert layout.linked_id(layout.current) == old
     assert layout.linked_id(layout.activating) is None
-    assert "while it was rolling back" in activate.outcome(layout, new)["error"]["came"]
+    assert "while it was rolling back" in orders.outcome(layout, new)["error"]["came"]
     assert (layout.agent_state / "journal.sqlite").read_bytes() == b"the good journal"
     assert "enable" not in log.read_text().split("start --no-block")[-1]
     assert history(layout) == [old]
@@ -137,17 +137,31 @@ def test_a_cut_after_the_decision_goes_on_going_back(tmp_path: Path, log: Path) 
 def test_a_first_release_that_fails_leaves_nothing(tmp_path: Path, log: Path) -> None:
     layout, _, new = device(tmp_path / "root")
     layout.current.unlink()
-    activate.order(layout, new, watch_s=1, keep=3, reason="test")
+    orders.order(layout, new, watch_s=1, keep=3, reason="test")
     activate.activate(layout)
     assert not layout.current.is_symlink()
     assert not layout.back.is_symlink()
     assert "disable --now" in log.read_text()
     # The decision alone, and then a cut: likewise.
-    activate.order(layout, new, watch_s=1, keep=3, reason="test")
+    orders.order(layout, new, watch_s=1, keep=3, reason="test")
     switch(layout, layout.current, new)
     layout.back.unlink()
     activate.activate(layout)
     assert not layout.current.is_symlink()
+
+
+@pytest.mark.parametrize("listened", [True, False])
+def test_root_waits_for_fetched_bundles_again_as_it_did_before(tmp_path: Path, log: Path, listened: bool) -> None:
+    layout, _, _ = device(tmp_path / "root")
+    old, new = (replace(later(day), extra={"update": on}) for day, on in ((3, listened), (4, not listened)))
+    for description in (old, new):
+        write_release(layout, description)
+    switch(layout, layout.current, old.id)
+    orders.order(layout, new.id, watch_s=1, keep=3, reason="test")
+    activate.activate(layout)
+    assert layout.linked_id(layout.current) == old.id
+    asked = [line.split()[1] for line in log.read_text().splitlines() if "cxr-edge-update.path" in line]
+    assert asked[-1] == ("enable" if listened else "disable")
 
 
 def test_an_order_of_older_code_is_carried_out_from_the_start(tmp_path: Path, log: Path) -> None:
@@ -165,7 +179,7 @@ def test_an_order_of_older_code_is_carried_out_from_the_start(tmp_path: Path, lo
 def test_a_watch_that_the_unit_would_not_live_through_is_refused(tmp_path: Path, watch_s: float) -> None:
     layout, _, new = device(tmp_path / "root")
     with pytest.raises(DeployError, match="watch is too long"):
-        activate.order(layout, new, watch_s=watch_s, keep=3, reason="test")
+        orders.order(layout, new, watch_s=watch_s, keep=3, reason="test")
     assert not layout.activating.is_symlink()
 
 

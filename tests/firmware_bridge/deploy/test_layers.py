@@ -10,19 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.deploy.layers import (
-    Entry,
-    commit,
-    dump_listing,
-    layer_hash,
-    list_folder,
-    parse_listing,
-    prepare,
-    receive,
-    remove_layers,
-    state_of_layer,
-)
+from firmware_bridge.deploy.layers import commit, prepare, receive, remove_layers, state_of_layer
 from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.listing import Entry, dump_listing, layer_hash, list_folder, parse_listing
 from firmware_bridge.errors import DeployError
 
 CONTENT = {"a.py": b"a = 1\n", "deep/er/b.bin": b"b" * 5000, "c.so": b"same", "c.so.1": b"same"}
@@ -175,7 +165,19 @@ def test_names_that_lead_out_of_a_layer_are_refused(name: str) -> None:
         parse_listing(dump_listing({name: Entry("0" * 64, 1)}))
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"{", b'{"a": 1}', b'{"a": ["x", 1, false]}', b"[" * 50_000])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"a": 1}',
+        b'{"a": ["x", 1, false]}',
+        b'{"a": ["x", Infinity, false]}',
+        b'{"\\ud800": ["x", 1, false]}',
+        b"[" * 50_000,
+    ],
+)
 def test_a_listing_that_is_none(raw: bytes) -> None:
     with pytest.raises(DeployError, match="cannot be used"):
         parse_listing(raw)

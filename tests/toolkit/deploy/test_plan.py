@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from firmware_bridge.agent_settings import AgentSettings
-from firmware_bridge.deploy.layers import Entry
 from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.listing import Entry
 from firmware_bridge.deploy.proving import chosen_settings
 from firmware_bridge.deploy.release import Description
 from firmware_bridge.errors import DowngradeError, PreflightError

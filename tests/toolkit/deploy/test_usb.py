@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.deploy.folder import Folder, check_files, read_folder
-from firmware_bridge.deploy.layers import Entry, hash_file
+from firmware_bridge.deploy.listing import Entry, hash_file
 from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
 from firmware_bridge.trust import read_trusted_keys
 from toolkit.bundle import build_bundle, sign_bundle
