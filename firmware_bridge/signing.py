@@ -23,7 +23,10 @@ SCHEMA = 1
 KIND = "cxr-edge-signature"
 BUNDLE_CONTEXT = b"cxr-edge bundle manifest 1\0"
 FOLDER_CONTEXT = b"cxr-edge deploy folder 1\0"
-UPDATE_CONTEXT = b"cxr-edge update 1\0"
+_HOW = {
+    BUNDLE_CONTEXT: "`cxr-edge bundle sign BUNDLE --key FILE`",
+    FOLDER_CONTEXT: "`cxr-edge deploy --to-usb --key FILE`",
+}
 MAX_SIGNATURE_BYTES = 16_384
 _MAX_SIGNATURES = 16
 
@@ -115,36 +118,46 @@ def require_signature(
             "it is not signed",
             expected="a signature by a trusted key",
             came="none",
-            do="sign it with `cxr-edge bundle sign BUNDLE --key FILE`",
+            do=f"sign it with {_HOW[context]}",
         )
-    reasons = []
+    against = []
     for signature in signatures:
         key = next((key for key in trusted if key.id == signature.key_id), None)
-        reason = _objection(key, signature, content, context=context, created=created)
-        if key is not None and not reason:
+        if key is None:
+            against.append((f"key {signature.key_id[:40]} is not known here", _UNKNOWN))
+        elif objection := _objection(key, signature, content, context=context, created=created):
+            against.append(objection)
+        else:
             return key
-        reasons.append(reason)
+    # What is wrong with a key that is known tells more than a stranger's signature beside it.
+    cure = next((cure for _, cure in against if cure != _UNKNOWN), _UNKNOWN)
     raise SignatureError(
         "nobody who is trusted signed it",
         expected="a signature by one of " + (", ".join(f"{key.name} ({key.id})" for key in trusted) or "no key at all"),
-        came="; ".join(reasons),
-        do="sign it with a key that is trusted, or add the key's public half to the trusted keys",
+        came="; ".join(reason for reason, _ in against),
+        do=cure.format(how=_HOW[context]),
     )
 
 
-def _objection(key: TrustedKey | None, signature: Signature, content: bytes, *, context: bytes, created: str) -> str:
-    """Why this signature does not count; empty where it does."""
-    if key is None:
-        return f"key {signature.key_id[:40]} is not known here"
+_UNKNOWN = "sign it with a key that is trusted ({how}), or add the key's public half to the trusted keys"
+_REVOKED = "sign it anew with a key that is trusted ({how}): nothing that a revoked key signed is taken"
+_CHANGED = "copy it again from where it was signed, or sign it again ({how})"
+_NOT_THEN = "sign it with a key that was valid then ({how}), or change the key's dates in the trusted keys"
+
+
+def _objection(
+    key: TrustedKey, signature: Signature, content: bytes, *, context: bytes, created: str
+) -> tuple[str, str] | None:
+    """(why this signature does not count, what to do); None where it does."""
     if key.revoked:
-        return f"key {key.name} ({key.id}) is revoked"
+        return f"key {key.name} ({key.id}) is revoked", _REVOKED
     if not _verifies(key.public, signature.value, context + content):
-        return f"what key {key.name} ({key.id}) signed was changed since"
+        return f"what key {key.name} ({key.id}) signed was changed since", _CHANGED
     if key.valid_from and created < key.valid_from:
-        return f"key {key.name} is valid from {key.valid_from}, this was made {created}"
+        return f"key {key.name} is valid from {key.valid_from}, this was made {created}", _NOT_THEN
     if key.valid_until and created > key.valid_until:
-        return f"key {key.name} is valid until {key.valid_until}, this was made {created}"
-    return ""
+        return f"key {key.name} is valid until {key.valid_until}, this was made {created}", _NOT_THEN
+    return None
 
 
 def _verifies(public: bytes, value: bytes, content: bytes) -> bool:

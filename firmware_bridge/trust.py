@@ -55,7 +55,8 @@ class TrustedKey:
 
     def to_toml(self) -> str:
         """Its `[[key]]`. JSON's strings are TOML's."""
-        lines = ["[[key]]", f"name = {json.dumps(self.name)}", f'public = "{base64.b64encode(self.public).decode()}"']
+        name = json.dumps(self.name, ensure_ascii=False)  # TOML has no surrogate pairs, by which JSON would escape
+        lines = ["[[key]]", f"name = {name}", f'public = "{base64.b64encode(self.public).decode()}"']
         lines += [f'{name} = "{value}"' for name in ("valid_from", "valid_until") if (value := getattr(self, name))]
         return "\n".join([*lines, "revoked = true"] if self.revoked else lines) + "\n"
 
@@ -89,7 +90,7 @@ def parse_trusted_keys(raw: bytes, path: Path) -> tuple[TrustedKey, ...]:
 
     try:
         content = tomllib.loads(raw.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(path, "TOML", str(error)) from error
     tables = content.pop("key", None)
     if content or not isinstance(tables, list) or not tables:

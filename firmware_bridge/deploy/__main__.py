@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--trust", default="", metavar="KEY", help="id of the key to trust, the first time")
     install.add_argument("--allow-downgrade", action="store_true", help="an older bundle may replace a newer one")
     install.add_argument("--check", action="store_true", help="say as JSON what would change, and change nothing")
-    verify = commands.add_parser("verify", help="whether a key signed a folder")
+    verify = commands.add_parser("verify", help="say as JSON whether a key signed a folder")
     verify.add_argument("folder", type=Path)
     verify.add_argument("trust")
     verify.add_argument("sha256", help="of its folder.json")
@@ -63,7 +63,7 @@ def _run(asked: argparse.Namespace) -> None:
     from firmware_bridge.deploy.folder_install import install_folder, look_at_folder, verify_folder
 
     if asked.command == "verify":
-        sys.stdout.write(verify_folder(asked.folder, asked.trust, asked.sha256) + "\n")
+        sys.stdout.write(json.dumps(verify_folder(asked.folder, asked.trust, asked.sha256)) + "\n")
         return
     if asked.check:
         would = look_at_folder(Layout(), asked.folder, trust=asked.trust, allow_downgrade=asked.allow_downgrade)

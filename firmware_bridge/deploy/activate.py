@@ -15,6 +15,7 @@ from firmware_bridge.deploy import secret_files, way_back
 from firmware_bridge.deploy.health import watch_release
 from firmware_bridge.deploy.history import history, remember, tidy
 from firmware_bridge.deploy.journal_copy import drop_copy, keep_copy, put_back
+from firmware_bridge.deploy.keys import note_trusted
 from firmware_bridge.deploy.layout import SERVICE, UPDATE_PATH, Layout
 from firmware_bridge.deploy.orders import locked, told_of
 from firmware_bridge.deploy.release import (
@@ -116,6 +117,7 @@ def _settle(layout: Layout, description: Description, asked: dict[str, Any]) -> 
     way_back.free_reserve(layout)
     write_json(layout.release(description.id) / OUTCOME, {"state": RUNNING, "previous": asked.get("previous")})
     remember(layout, description)
+    note_trusted(layout, description)
 
 
 def _clean(layout: Layout, *, keep: int) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from firmware_bridge.errors import BundleError, DeployError
+from firmware_bridge.errors import DeployError
 from firmware_bridge.manifest import MODEL_RUNTIMES, PRECISIONS, is_safe_name
 
 _MOST_TEXT, _MOST_ROWS, _MOST_THREADS = 500, 1000, 1024
@@ -31,11 +31,10 @@ def checked_proof(said: Any) -> dict[str, Any]:
         ) from error
 
 
-def checked_error(said: Any) -> BundleError:
-    """Why a release did not prove itself, in its own words."""
+def checked_error(said: Any) -> dict[str, str]:
+    """The four parts of an error that such code told of, in its own words; what it left out is "not said"."""
     told = said if isinstance(said, Mapping) else {}
-    parts = {name: _printable(str(told.get(name, "not said")))[:_MOST_TEXT] for name in ("expected", "came", "do")}
-    return BundleError(_printable(str(told.get("what", "the proof failed")))[:_MOST_TEXT], **parts)
+    return {name: _text(str(told.get(name, "not said"))) for name in ("what", "expected", "came", "do")}
 
 
 def checked_engines(said: Any) -> dict[str, Any]:

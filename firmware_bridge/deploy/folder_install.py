@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_bridge.deploy import boot
+from firmware_bridge.deploy.answer import checked_error
 from firmware_bridge.deploy.folder import (
     CONTENT,
     MOST_LIST_BYTES,
@@ -22,7 +24,7 @@ from firmware_bridge.deploy.folder import (
     read_file,
     read_folder,
 )
-from firmware_bridge.deploy.history import forbid_downgrade
+from firmware_bridge.deploy.history import forbid_downgrade, forget_unused
 from firmware_bridge.deploy.install import PYTHON, compile_layer, install, is_installed
 from firmware_bridge.deploy.keys import forbid_unrevoking, todays_keys
 from firmware_bridge.deploy.layers import commit, prepare, receive, state_of_layer
@@ -31,10 +33,10 @@ from firmware_bridge.deploy.orders import order, settle, settled_and_locked
 from firmware_bridge.deploy.proving import prove
 from firmware_bridge.deploy.release import APP, SITE, TRUSTED_KEYS, write_release
 from firmware_bridge.deploy.systemd import state_of
-from firmware_bridge.errors import PreflightError, SignatureError
+from firmware_bridge.errors import CxrEdgeError, PreflightError, SignatureError
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys
 
-_WATCH_S, _KEEP, _LOCK_WAIT_S = 5.0, 3, 60.0
+_WATCH_S, _KEEP, _LOCK_WAIT_S, _VERIFY_S = 5.0, 3, 60.0, 120.0
 Say = Callable[[str], None]
 
 
@@ -58,9 +60,11 @@ def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
         RolledBack: it did not stay up.
         DeployError, OSError: anything else; what ran before still runs.
     """
-    folder = _fit_folder(layout, path, allow_downgrade=allow_downgrade)
+    folder = _fit_folder(path)
     description = folder.description
     with settled_and_locked(layout, wait_s=_LOCK_WAIT_S):
+        # Not before: whoever was waited for may have brought a newer one.
+        _forbid_older(layout, folder, allow_downgrade=allow_downgrade)
         if todays_keys(layout):
             say(f"signed by {_trusted_key(layout, folder).name}")
             _take(layout, folder, say=say)
@@ -90,8 +94,9 @@ def look_at_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
         SignatureError, PreflightError, DowngradeError, DeployError: as `install_folder`. A device without cxr-edge has
             nothing that could verify a signature: there, only that `trust` is one of the folder's keys is checked.
     """
-    folder = _fit_folder(layout, path, allow_downgrade=allow_downgrade)
+    folder = _fit_folder(path)
     description = folder.description
+    _forbid_older(layout, folder, allow_downgrade=allow_downgrade)
     if todays_keys(layout):
         _trusted_key(layout, folder)
     else:
@@ -112,14 +117,22 @@ def look_at_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
     }
 
 
-def _fit_folder(layout: Layout, path: Path, *, allow_downgrade: bool) -> Folder:
-    """A folder for this device."""
+def _fit_folder(path: Path) -> Folder:
+    """A folder for this device.
+
+    Raises:
+        PreflightError: it is for another one.
+        DeployError: it is none.
+    """
     folder = read_folder(path)
     _check_needs(folder)
+    return folder
+
+
+def _forbid_older(layout: Layout, folder: Folder, *, allow_downgrade: bool) -> None:
     if not allow_downgrade:
         hint = "install the newer one, or say --allow-downgrade if that is what you want"
         forbid_downgrade(layout, folder.description.bundle, do=hint)
-    return folder
 
 
 def _trusted_key(layout: Layout, folder: Folder) -> TrustedKey:
@@ -144,12 +157,13 @@ def _take(layout: Layout, folder: Folder, *, say: Say) -> None:
 
 
 def _take_unknown(layout: Layout, folder: Folder, trust: str, *, say: Say) -> None:
-    """Likewise on a device that has nothing yet; where the signature does not hold, nothing stays there.
+    """Likewise on a device that trusts nobody yet; where the signature does not hold, nothing of it stays there.
 
     Raises:
         SignatureError: it does not.
     """
     fresh = not layout.base.exists()
+    lacking = [layer for layer in folder.description.layers.values() if not layout.layer(layer).is_dir()]
     try:
         layout.layers.mkdir(parents=True, exist_ok=True)
         _take(layout, folder, say=say)
@@ -157,6 +171,9 @@ def _take_unknown(layout: Layout, folder: Folder, trust: str, *, say: Say) -> No
     except BaseException:
         if fresh:
             shutil.rmtree(layout.base, ignore_errors=True)
+        else:
+            for layer in lacking:
+                forget_unused(layout, layer)
         raise
 
 
@@ -204,7 +221,11 @@ def _chosen_key(folder: Folder, trust: str) -> TrustedKey:
 
 
 def _verify_by_itself(layout: Layout, folder: Folder, trust: str) -> str:
-    """Verify with the folder's own cryptography library: on a first installation there is no other."""
+    """Verify with the folder's own cryptography library, as on a first installation there is no other; who signed it.
+
+    Raises:
+        SignatureError: nobody that `trust` names, or nobody can tell.
+    """
     layers = folder.description.layers
     environment = {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -213,28 +234,42 @@ def _verify_by_itself(layout: Layout, folder: Folder, trust: str) -> str:
     }
     command = [PYTHON, "-m", "firmware_bridge.deploy", "verify", str(folder.path), trust]
     command.append(hashlib.sha256(folder.raw).hexdigest())
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-    if done.returncode:
-        raise SignatureError(
-            "the folder's signature does not hold",
-            expected=f"a signature by key {trust}",
-            came=done.stderr.strip()[-300:] or f"exit code {done.returncode}",
-            do="do not use this folder; write it again with `cxr-edge deploy --to-usb`",
-        )
-    return done.stdout.strip()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_VERIFY_S, check=False)
+        error = json.loads(done.stdout.splitlines()[-1])["error"]
+    except subprocess.TimeoutExpired as late:
+        raise _unverified(trust, f"no answer within {_VERIFY_S:.0f} s") from late
+    except (IndexError, ValueError, LookupError, TypeError, RecursionError) as none:
+        raise _unverified(trust, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]) from none
+    if error is not None:
+        told = checked_error(error)
+        raise SignatureError(f"the folder is not trusted: {told.pop('what')}", **told)
+    return _chosen_key(folder, trust).name
 
 
-def verify_folder(path: Path, trust: str, sha256: str) -> str:
-    """The name of the key `trust`, which signed the folder whose list of contents has that hash.
+def _unverified(trust: str, came: str) -> SignatureError:
+    return SignatureError(
+        "the folder's signature cannot be checked",
+        expected=f"a word on a signature by key {trust}, from the code in the folder",
+        came=came[:300],
+        do="do not use this folder; write it again with `cxr-edge deploy --to-usb`",
+    )
 
-    Raises:
-        SignatureError: it did not.
-        DeployError: the list is another one by now.
+
+def verify_folder(path: Path, trust: str, sha256: str) -> dict[str, Any]:
+    """Whether the key `trust` signed the folder whose list of contents has that hash.
+
+    Returns:
+        "error": why not, in four parts; None where it did.
     """
-    folder = read_folder(path)
-    if hashlib.sha256(folder.raw).hexdigest() != sha256:
-        raise damaged(path, "the same folder from the beginning to the end", "another one")
-    return folder.require_trust((_chosen_key(folder, trust),)).name
+    try:
+        folder = read_folder(path)
+        if hashlib.sha256(folder.raw).hexdigest() != sha256:
+            raise damaged(path, "the same folder from the beginning to the end", "another one")
+        folder.require_trust((_chosen_key(folder, trust),))
+    except CxrEdgeError as error:
+        return {"error": error.told()}
+    return {"error": None}
 
 
 def _check_needs(folder: Folder) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from firmware_bridge.deploy import secret_files
 from firmware_bridge.deploy.layout import ACTIVATION, PROOF_USER, SERVICE, UPDATE, UPDATE_PATH, USER, Layout
+from firmware_bridge.deploy.release import point
 from firmware_bridge.errors import DeployError
 from firmware_bridge.files import write_atomically
 
@@ -83,7 +84,7 @@ def install(layout: Layout, *, secrets: Mapping[str, str], watch: str) -> list[s
     layout.secrets.mkdir(exist_ok=True)
     layout.secrets.chmod(0o700)
     done += secret_files.stage(layout, secrets)
-    done += _watched(layout, watch, account)
+    done += make_watched(layout, watch, account)
     for name, text in _UNITS.items():
         done += _file(layout.units / name, text, 0o644, f"unit {name}")
     done += _link(layout.units / SERVICE, f"/opt/cxr-edge/current/{SERVICE}", f"unit {SERVICE}")
@@ -129,7 +130,7 @@ def make_groups(unit: str) -> list[str]:
         DeployError: one cannot be made.
     """
     wanted = [name for words in re.findall(r"^SupplementaryGroups=(.+)$", unit, re.MULTILINE) for name in words.split()]
-    lacking = [name for name in wanted if not _is_group(name)]
+    lacking = [name for name in wanted if not is_group(name)]
     for name in lacking:
         _make(
             ["groupadd", "--system", "--force", name],
@@ -161,7 +162,8 @@ def _make(command: list[str], *, what: str, do: str) -> None:
         )
 
 
-def _is_group(name: str) -> bool:
+def is_group(name: str) -> bool:
+    """Whether the device has such a group."""
     try:
         grp.getgrnam(name)
     except KeyError:
@@ -169,11 +171,14 @@ def _is_group(name: str) -> bool:
     return True
 
 
-def _watched(layout: Layout, watch: str, account: pwd.struct_passwd) -> list[str]:
-    """Make the watched folder where it is lacking.
+def make_watched(layout: Layout, watch: str, account: pwd.struct_passwd) -> list[str]:
+    """Make the watched folder where it is lacking; what was done, in words.
 
     Somebody may own a folder above it and exchange what we make there for a link: what we made is opened, never
     followed, and changed through its descriptor.
+
+    Raises:
+        OSError: it cannot be made, or somebody exchanged it meanwhile.
     """
     if (layout.root / watch.lstrip("/")).is_dir():
         return []
@@ -222,10 +227,7 @@ def _link(path: Path, target: str, what: str) -> list[str]:
     if path.is_symlink() and str(path.readlink()) == target:
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.link")
-    part.unlink(missing_ok=True)
-    part.symlink_to(target)
-    part.replace(path)
+    point(path, target)
     return [what]
 
 

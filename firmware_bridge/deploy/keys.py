@@ -1,7 +1,11 @@
 """Which keys a device trusts today. What was revoked once stays revoked, whichever release is gone back to.
 
 The list travels with each release; beside them stands what was revoked. Only a deployment over SSH, whose sender is
-root here anyway, can trust such a key again.
+root here anyway, can trust such a key again, once its release has proven itself.
+
+The agent reads the list of its own release and nothing else. Where a switch that revoked a key was rolled back, that is
+the list from before: the agent goes on with the bundle that it has, and would fetch another one that the revoked key
+signed. It has no rights to run it: root takes it over (`desired`), asks here, and refuses it.
 """
 
 from __future__ import annotations
@@ -49,19 +53,30 @@ def with_todays_keys(layout: Layout, description: Description) -> Description:
     return replace(description, trusted_keys=text)
 
 
-def note_keys(layout: Layout, description: Description) -> None:
-    """Remember what a release that is about to run revokes.
+def note_revoked(layout: Layout, description: Description) -> None:
+    """Remember what a release that is about to run revokes, whether it will hold or not.
 
     Raises:
         OSError: the disk is full or cannot be written.
     """
+    _write(layout, _seen(layout).union(key.id for key in _keys_of(layout, description) if key.revoked))
+
+
+def note_trusted(layout: Layout, description: Description) -> None:
+    """Trust again what a release trusts that has proven itself.
+
+    Raises:
+        OSError: see `note_revoked`.
+    """
+    _write(layout, _seen(layout).difference(key.id for key in _keys_of(layout, description) if not key.revoked))
+
+
+def _keys_of(layout: Layout, description: Description) -> tuple[TrustedKey, ...]:
+    """The keys of a release; none where its list cannot be read."""
     with contextlib.suppress(ConfigError):
         _find_packages(layout.release(description.id))
-        keys = parse_trusted_keys(description.trusted_keys.encode(), Path(TRUSTED_KEYS))
-        seen = _seen(layout)
-        now = seen.difference(key.id for key in keys if not key.revoked).union(key.id for key in keys if key.revoked)
-        if now != seen:
-            write_json(layout.state, {**read_json(layout.state), _REVOKED: sorted(now)})
+        return parse_trusted_keys(description.trusted_keys.encode(), Path(TRUSTED_KEYS))
+    return ()
 
 
 def forbid_unrevoking(layout: Layout, keys: tuple[TrustedKey, ...]) -> None:
@@ -85,6 +100,11 @@ def forbid_unrevoking(layout: Layout, keys: tuple[TrustedKey, ...]) -> None:
 def _seen(layout: Layout) -> set[str]:
     found = read_json(layout.state).get(_REVOKED, [])
     return {id for id in found if isinstance(id, str)} if isinstance(found, list) else set()
+
+
+def _write(layout: Layout, revoked: set[str]) -> None:
+    if revoked != _seen(layout):
+        write_json(layout.state, {**read_json(layout.state), _REVOKED: sorted(revoked)})
 
 
 def _find_packages(release: Path) -> None:

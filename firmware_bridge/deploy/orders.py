@@ -15,7 +15,7 @@ from typing import Any
 
 from firmware_bridge.deploy import secret_files, way_back
 from firmware_bridge.deploy.journal_copy import drop_copy
-from firmware_bridge.deploy.keys import note_keys
+from firmware_bridge.deploy.keys import note_revoked
 from firmware_bridge.deploy.layout import ACTIVATION, Layout
 from firmware_bridge.deploy.release import ORDER, OUTCOME, RUNNING, read_json, read_release, switch, write_json
 from firmware_bridge.deploy.systemd import state_of, systemctl
@@ -101,7 +101,7 @@ def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str, br
             do="give a shorter one",
         )
     folder, previous = layout.release(id), layout.linked_id(layout.current)
-    note_keys(layout, read_release(layout, id))
+    note_revoked(layout, read_release(layout, id))
     (folder / OUTCOME).unlink(missing_ok=True)
     drop_copy(layout)  # of an earlier switch
     way_back.lay(layout, previous)

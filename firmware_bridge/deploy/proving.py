@@ -25,7 +25,7 @@ from firmware_bridge.deploy.release import (
     write_json,
 )
 from firmware_bridge.deploy.sandbox import engines_folder, run_apart, signal_name
-from firmware_bridge.errors import DeployError
+from firmware_bridge.errors import BundleError, DeployError
 from firmware_bridge.files import write_atomically
 
 _PROOF_LIMIT_S = 600.0
@@ -117,7 +117,8 @@ def _answer(folder: Path, arguments: Sequence[str], *, gpu: bool) -> dict[str, A
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise _unproven(signal_name(done.returncode) or last[0]) from error
     if isinstance(said, dict) and "error" in said:
-        raise checked_error(said["error"])
+        told = checked_error(said["error"])
+        raise BundleError(told.pop("what"), **told)
     return checked_proof(said)
 
 

@@ -7,8 +7,6 @@ waits for a unit over D-Bus, which a small system lacks.
 
 from __future__ import annotations
 
-import contextlib
-import grp
 import os
 import pwd
 import shutil
@@ -19,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.deploy.foreign import open_regular
-from firmware_bridge.deploy.install import PYTHON
+from firmware_bridge.deploy.install import PYTHON, is_group
 from firmware_bridge.deploy.layout import PROOF_USER, Layout
 from firmware_bridge.deploy.release import environment_of
 from firmware_bridge.deploy.systemd import show, systemctl
@@ -119,7 +117,7 @@ def unit_text(
     """The unit. Nothing in it comes from outside: paths are of ours, and hex."""
     command = [PYTHON, "-m", f"firmware_bridge.deploy.{module}", *arguments]
     assert all(word and word.isprintable() and not set(word) & set(" \"'\\$%;") for word in command), command
-    groups = " ".join(name for name in _GPU_GROUPS if _is_group(name))
+    groups = " ".join(name for name in _GPU_GROUPS if is_group(name))
     more = [f"ReadWritePaths={writes}"] if writes else []
     if not gpu:
         more += ["PrivateDevices=yes", "DevicePolicy=closed"]
@@ -144,13 +142,6 @@ def unit_text(
 def _quoted(value: str) -> str:
     """Between double quotes in a unit (systemd.syntax(7)), without specifiers."""
     return "".join(letter for letter in value if letter.isprintable() and letter not in '"\\').replace("%", "%%")
-
-
-def _is_group(name: str) -> bool:
-    with contextlib.suppress(KeyError):
-        grp.getgrnam(name)
-        return True
-    return False
 
 
 def _text(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,20 @@ def test_an_unsigned_bundle_is_refused_where_keys_are_given(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("key", "reason"),
+    ("key", "reason", "cure"),
     [
-        (trusted(2), "is not known here"),
-        (trusted(1, revoked=True), "is revoked"),
-        (trusted(1, valid_from="2026-06-01T00:00:01Z"), "valid from"),
-        (trusted(1, valid_until="2026-05-31T23:59:59Z"), "valid until"),
+        (trusted(2), "is not known here", "add the key's public half"),
+        (trusted(1, revoked=True), "is revoked", "sign it anew with a key that is trusted"),
+        (trusted(1, valid_from="2026-06-01T00:00:01Z"), "valid from", "dates"),
+        (trusted(1, valid_until="2026-05-31T23:59:59Z"), "valid until", "dates"),
     ],
 )
-def test_keys_that_do_not_count(bundle: Path, key: TrustedKey, reason: str) -> None:
-    with pytest.raises(SignatureError, match=reason):
+def test_keys_that_do_not_count(bundle: Path, key: TrustedKey, reason: str, cure: str) -> None:
+    sign_bundle(bundle, make_key(3))  # a stranger's beside it is not what is told
+    with pytest.raises(SignatureError, match=reason) as caught:
         open_bundle(bundle, trusted=[key])
+    assert cure in caught.value.do
+    assert "bundle sign" in caught.value.do
 
 
 def test_a_key_counts_within_its_time(bundle: Path) -> None:
@@ -157,7 +161,11 @@ def test_a_signature_for_one_thing_is_none_for_another() -> None:
 
 
 def test_trusted_keys_are_read_as_they_are_written(tmp_path: Path) -> None:
-    keys = (trusted(1, valid_from="2026-01-01T00:00:00Z"), trusted(2, revoked=True))
+    keys = (
+        trusted(1, valid_from="2026-01-01T00:00:00Z"),
+        trusted(2, revoked=True),
+        replace(trusted(3), name='ward "7" 🔑'),
+    )
     file = tmp_path / "trusted-keys.toml"
     file.write_text("\n".join(key.to_toml() for key in keys))
     assert read_trusted_keys(file) == keys
@@ -177,6 +185,7 @@ def test_trusted_keys_are_read_as_they_are_written(tmp_path: Path) -> None:
         (trusted(1).to_toml() + 'revokd = "x"', "at most"),
         (trusted(1).to_toml() + 'valid_until = "soon"', "in UTC"),
         ("#" * 70_000, "at most 65536 bytes"),
+        ("key = " + "[" * 60_000, "TOML"),
     ],
 )
 def test_trusted_keys_that_are_wrong_say_what(tmp_path: Path, text: str, message: str) -> None:

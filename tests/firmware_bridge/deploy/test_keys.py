@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.deploy.history import remember
-from firmware_bridge.deploy.keys import forbid_unrevoking, note_keys, todays_keys, with_todays_keys
+from firmware_bridge.deploy.keys import forbid_unrevoking, note_revoked, note_trusted, todays_keys, with_todays_keys
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.release import Description, switch, write_release
 from firmware_bridge.errors import SignatureError
@@ -31,10 +31,11 @@ def trusting(*keys: TrustedKey) -> Description:
 def run(layout: Layout, description: Description, *, fails: bool = False) -> None:
     """What an order and its switch leave behind."""
     write_release(layout, description)
-    note_keys(layout, description)
+    note_revoked(layout, description)
     if not fails:
         switch(layout, layout.current, description.id)
         remember(layout, description)
+        note_trusted(layout, description)
 
 
 def test_an_older_release_comes_back_with_the_keys_of_today(layout: Layout) -> None:
@@ -66,6 +67,9 @@ def test_a_list_that_trusts_it_again_comes_by_a_deployment_only(layout: Layout) 
         forbid_unrevoking(layout, (FIRST, SECOND))
     forbid_unrevoking(layout, (REVOKED, SECOND))
     forbid_unrevoking(layout, (SECOND,))
+    run(layout, trusting(FIRST, SECOND), fails=True)
+    with pytest.raises(SignatureError, match="revoked here"):
+        forbid_unrevoking(layout, (FIRST, SECOND))
     run(layout, trusting(FIRST, SECOND))
     forbid_unrevoking(layout, (FIRST, SECOND))
 

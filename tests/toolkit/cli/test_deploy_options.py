@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
-from toolkit.bundle import build_bundle, sign_bundle
+from tests.firmware_bridge.deploy.described import plain_bundle
 from toolkit.cli.hosts import Reach
 from toolkit.cli.main import run
 from toolkit.deploy.inventory import Host
 from toolkit.deploy.since import require_since
-from toolkit.keys import make_key, read_key
+from toolkit.keys import make_key
 
 Said = pytest.CaptureFixture[str]
 
@@ -32,16 +31,7 @@ def keys(tmp_path: Path) -> Path:
 @pytest.fixture
 def bundle(tmp_path: Path, keys: Path) -> Path:
     """A bundle that those devices would trust."""
-    path = build_bundle(
-        tmp_path / "b.cxr",
-        name="plain",
-        labels=("NORMAL", "PNEUMONIA"),
-        preprocessing={"version": 1, "steps": [{"name": "resize", "size_px": 32}]},
-        models=[ModelEntry("m.tflite", "int8", "head.npy", CalibrationEntry(1.0, 0.0, 0.5))],
-        files={"m.tflite": b"model", "head.npy": b"head", "golden/1.jpg": b"xray"},
-        golden=[GoldenEntry("golden/1.jpg", "m.tflite", 0.5, 0.02)],
-    )
-    return sign_bundle(path, read_key(keys.with_name("own.key"), passphrase=None))
+    return plain_bundle(tmp_path / "b.cxr", key=keys.with_name("own.key"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A real SSH server on a loopback port of its own, with keys that live for one test."""
+"""A real SSH server on a loopback port, with keys that live for one test; and all that a stick is written from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from firmware_bridge.deploy.listing import Entry, hash_file
+from tests.firmware_bridge.deploy.described import plain_bundle
+from toolkit.deploy import wanted
+from toolkit.deploy.layer import Layer
+from toolkit.keys import make_key as make_signing_key
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
@@ -91,3 +97,35 @@ def make_server(tmp_path: Path, client_key: Path) -> Iterator[Callable[[], SshSe
 @pytest.fixture
 def server(make_server: Callable[[], SshServer]) -> SshServer:
     return make_server()
+
+
+INVENTORY = """
+[defaults]
+target = "rpi-os-12"
+config.mqtt.url = "mqtts://edge@broker.clinic.example"
+secrets.mqtt-password = "pw"
+
+[hosts.ward-1]
+watch = "/srv/ward-1"
+config.agent.device = "ward-1"
+
+[hosts.ward-2]
+"""
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keys, a signed bundle and an inventory. The packages are one small file: real ones would have to be fetched."""
+    package = tmp_path / "package.py"
+    package.write_text("answer = 42\n")
+    site = Layer({"package.py": Entry(hash_file(package), package.stat().st_size)}, {"package.py": package})
+    monkeypatch.setattr(wanted, "build_site", lambda **_options: site)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("own", "second"):
+        key = make_signing_key(tmp_path / f"{name}.key", name=name, passphrase=None)
+        with (tmp_path / "trusted.toml").open("a") as file:
+            file.write(key.to_toml())
+    plain_bundle(tmp_path / "chest.cxr", key=tmp_path / "own.key")
+    (tmp_path / "clinic.toml").write_text(INVENTORY)
+    (tmp_path / "pw").write_text("hunter2")
+    return tmp_path

@@ -11,61 +11,13 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.deploy.folder import Folder, check_files, read_folder
-from firmware_bridge.deploy.listing import Entry, hash_file
-from firmware_bridge.manifest import CalibrationEntry, GoldenEntry, ModelEntry
+from firmware_bridge.deploy.listing import Entry
 from firmware_bridge.trust import read_trusted_keys
-from toolkit.bundle import build_bundle, sign_bundle
-from toolkit.cli.main import run
-from toolkit.deploy import wanted
 from toolkit.deploy.code import stick_code
 from toolkit.deploy.layer import Layer
-from toolkit.keys import make_key, read_key
+from toolkit.keys import make_key
 
-INVENTORY = """
-[defaults]
-target = "rpi-os-12"
-config.mqtt.url = "mqtts://edge@broker.clinic.example"
-secrets.mqtt-password = "pw"
-
-[hosts.ward-1]
-watch = "/srv/ward-1"
-config.agent.device = "ward-1"
-
-[hosts.ward-2]
-"""
-
-
-@pytest.fixture
-def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keys, a signed bundle and an inventory. The packages are one small file: real ones would have to be fetched."""
-    package = tmp_path / "package.py"
-    package.write_text("answer = 42\n")
-    site = Layer({"package.py": Entry(hash_file(package), package.stat().st_size)}, {"package.py": package})
-    monkeypatch.setattr(wanted, "build_site", lambda **_options: site)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("own", "second"):
-        key = make_key(tmp_path / f"{name}.key", name=name, passphrase=None)
-        with (tmp_path / "trusted.toml").open("a") as file:
-            file.write(key.to_toml())
-    bundle = build_bundle(
-        tmp_path / "chest.cxr",
-        name="chest",
-        labels=("NORMAL", "PNEUMONIA"),
-        preprocessing={"version": 1, "steps": [{"name": "resize", "size_px": 32}]},
-        models=[ModelEntry("m.tflite", "int8", "head.npy", CalibrationEntry(1.0, 0.0, 0.5))],
-        files={"m.tflite": b"model", "head.npy": b"head", "golden/1.jpg": b"xray"},
-        golden=[GoldenEntry("golden/1.jpg", "m.tflite", 0.5, 0.02)],
-    )
-    sign_bundle(bundle, read_key(tmp_path / "own.key", passphrase=None))
-    (tmp_path / "clinic.toml").write_text(INVENTORY)
-    (tmp_path / "pw").write_text("hunter2")
-    return tmp_path
-
-
-def write(room: Path, *more: str, key: str = "own") -> Path:
-    words = ["deploy", room / "chest.cxr", "--trusted-keys", room / "trusted.toml", "--key", room / f"{key}.key"]
-    assert run([*map(str, words), "--to-usb", str(room / "stick"), *more]) == 0
-    return room / "stick"
+from .sticks import write
 
 
 def opened(stick: Path) -> Folder:
