@@ -114,22 +114,37 @@ def logs(*, lines: int, since: str = "") -> list[str]:
 
 
 def choose_rollback(layout: Layout, to: str | None) -> str:
-    """The release to go back to: `to`, or the one that ran before the current one.
+    """The release to go back to: the one that `to` begins the id of, or the one that ran before the current one.
 
     Raises:
-        DeployError: there is none.
+        DeployError: there is none, or `to` leaves it open.
     """
-    ran, current = history(layout), layout.linked_id(layout.current)
-    others = [id for id in ran if id != current]
-    matching = [id for id in others if id.startswith(to)] if to else others
-    if not matching:
+    current = layout.linked_id(layout.current)
+    others = [id for id in history(layout) if id != current]
+    if not others:
         raise DeployError(
             "there is nothing to go back to",
-            expected=f"a release {to}" if to else "a release that ran before the current one",
-            came=", ".join(ran) or "no release",
-            do="`cxr-edge status` lists what is there; or deploy an older bundle with --allow-downgrade",
+            expected="a release that ran before the current one",
+            came=f"{current} alone, which runs" if current else "no release",
+            do="deploy an older bundle with --allow-downgrade",
         )
-    return matching[-1]
+    if not to:
+        return others[-1]
+    matching = [id for id in others if id.startswith(to)]
+    if len(matching) != 1:
+        runs = f"{current}, which runs already" if current and current.startswith(to) else "none of them"
+        raise DeployError(
+            f"'{to}' names no release to go back to",
+            expected="the first digits of one of " + ", ".join(_named(layout, id) for id in reversed(others)),
+            came=f"those of {' and of '.join(matching)}" if matching else runs,
+            do="mend --to, or leave it out: then it is the first of these",
+        )
+    return matching[0]
+
+
+def _named(layout: Layout, id: str) -> str:
+    bundle = read_release(layout, id).bundle
+    return f"{id} ({bundle['name']} of {bundle['created']})"
 
 
 def uninstall(layout: Layout, *, results: bool) -> list[str]:

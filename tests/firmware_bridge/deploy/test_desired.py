@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from firmware_bridge.deploy.desired import update
+from firmware_bridge.deploy.keys import note_revoked
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.release import switch, write_release
 from firmware_bridge.errors import DeployError
 from firmware_bridge.update import READY, REFUSED, REPORT
-from tests.firmware_bridge.deploy.described import DESCRIPTION, layered
+from tests.firmware_bridge.deploy.described import DESCRIPTION, layered, plain_bundle
+from toolkit.keys import make_key
 
 
 def test_a_disk_that_cannot_be_written_is_reported_too(tmp_path: Path) -> None:
@@ -51,6 +54,29 @@ def test_what_is_no_bundle_is_refused_and_nothing_of_it_stays(tmp_path: Path) ->
     assert sorted(layout.base.rglob("*")) == before
     assert not (folder / READY).exists()
     assert layout.lock.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_what_a_revoked_key_signed_is_refused_whatever_the_agents_own_list_says(tmp_path: Path, failed: bool) -> None:
+    """Also where the switch that revoked it was rolled back, so that the agent reads a list from before."""
+    old, new = (make_key(tmp_path / f"{name}.key", name=name, passphrase=None) for name in ("old", "new"))
+    trusting, revoking = (
+        replace(DESCRIPTION, trusted_keys=f"{one.to_toml()}\n{new.to_toml()}")
+        for one in (old, replace(old, revoked=True))
+    )
+    layout = layered(tmp_path / "root")
+    for description in (trusting, revoking):
+        write_release(layout, description)
+    note_revoked(layout, revoking)
+    switch(layout, layout.current, trusting.id if failed else revoking.id)
+    folder = layout.agent_state / "update"
+    folder.mkdir(parents=True)
+    plain_bundle(folder / READY, key=tmp_path / "old.key")
+    update(layout, say=lambda _line: None)
+    report = json.loads((folder / REPORT).read_bytes())
+    assert report["state"] == REFUSED
+    assert f"key old ({old.id}) is revoked" in report["error"]["came"]
+    assert "sign it anew" in report["error"]["do"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])

@@ -93,8 +93,25 @@ def test_going_back_does_not_forget_how_new_the_newest_was(layout: Layout) -> No
     assert choose_rollback(layout, None) == new
     assert choose_rollback(layout, new[:5]) == new
     assert newest(layout, "chest") == "2026-01-02T00:00:00Z"
+
+
+def test_a_release_to_go_back_to_is_named_without_doubt(layout: Layout) -> None:
     with pytest.raises(DeployError, match="nothing to go back to"):
-        choose_rollback(layout, "ffff")
+        choose_rollback(layout, None)
+    ids = [run(layout, later(number)) for number in range(1, 10)] + [
+        run(layout, replace(later(number), watch="/srv/other")) for number in range(1, 10)
+    ]
+    *others, current = ids
+    assert choose_rollback(layout, others[0]) == others[0]
+    with pytest.raises(DeployError, match="names no release") as unknown:
+        choose_rollback(layout, "x")
+    assert [id for id in others if f"{id} (chest of 2026-01-0" not in unknown.value.expected] == []
+    with pytest.raises(DeployError, match="which runs already"):
+        choose_rollback(layout, current)
+    # Eighteen releases and sixteen digits: two begin alike.
+    first = next(id[0] for id in others if sum(one[0] == id[0] for one in others) > 1)
+    with pytest.raises(DeployError, match=" and of "):
+        choose_rollback(layout, first)
 
 
 def test_state_that_a_power_cut_emptied_is_no_end(layout: Layout) -> None:
