@@ -176,6 +176,31 @@ def ece(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: int = 15, 
     return float(np.dot(found.counts, np.abs(found.predicted - found.observed)) / found.counts.sum())
 
 
+def ece_by_chance(
+    probabilities: npt.ArrayLike, *, bins: int = 15, equal_mass: bool = True, draws: int = 1000, seed: int = 0
+) -> float:
+    """The mean ECE that these probabilities would show if every one of them were exactly true, 0 to 1.
+
+    With few X-rays in a bin the share found sick differs from the share promised by luck alone, and ECE counts luck
+    as error. Here labels are drawn from the probabilities themselves (consistency resampling, Bröcker & Smith 2007,
+    "Increasing the Reliability of Reliability Diagrams"). An ECE near this figure says nothing against a model.
+
+    Args:
+        probabilities: (N,) in [0, 1].
+        bins: as for `ece`.
+        equal_mass: as for `ece`.
+        draws: sets of labels, 1 or more.
+        seed: of the draws.
+
+    Raises:
+        InputError: as `reliability`.
+    """
+    values = np.asarray(probabilities, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    drawn = (rng.random(values.shape) < values for _ in range(draws))
+    return float(np.mean([ece(labels, values, bins=bins, equal_mass=equal_mass) for labels in drawn]))
+
+
 @dataclass(frozen=True, slots=True)
 class Confusion:
     """Counts of the four outcomes at one threshold."""

@@ -15,7 +15,7 @@ import numpy as np
 from calibration.calibrate import CalibrationFit, bins_for, calibrate
 from calibration.golden import golden_tolerance
 from calibration.held_out import held_out_probabilities
-from calibration.metrics import ece
+from calibration.metrics import ece, ece_by_chance
 from calibration.temperature import calibrated
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.decode import decode
@@ -37,6 +37,7 @@ class Recalibrated:
         fit: the new calibration.
         ece_before: of the bundle's own calibration on these X-rays.
         ece_after: of the new way of calibrating, each patient's probability from a fit to other patients.
+        ece_by_chance: what exactly true probabilities would show on so few X-rays.
         threshold_before: of the bundle.
     """
 
@@ -44,6 +45,7 @@ class Recalibrated:
     fit: CalibrationFit
     ece_before: float
     ece_after: float
+    ece_by_chance: float
     threshold_before: float
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +53,7 @@ class Recalibrated:
         return {
             "ece_before": self.ece_before,
             "ece_after_held_out": self.ece_after,
+            "ece_by_chance": self.ece_by_chance,
             "threshold_before": self.threshold_before,
             **self.fit.to_json(),
         }
@@ -137,6 +140,7 @@ def _compared(
         fit=fit,
         ece_before=ece(scored.positive, scored.probabilities[model.name], bins=bins),
         ece_after=ece(scored.positive, held_out, bins=bins),
+        ece_by_chance=ece_by_chance(held_out, bins=bins, seed=seed),
         threshold_before=entry.calibration.threshold,
     )
 

@@ -16,6 +16,7 @@ from toolkit.summary_text import (
     number,
     shortcut_interval,
     temperature_warning,
+    with_ece,
     with_interval,
     words,
 )
@@ -131,7 +132,7 @@ def _curve_blocks(evaluation: Json) -> list[Block]:
         reliabilities = [
             Curve(label, r["reliability"]["predicted"], r["reliability"]["observed"]) for label, r in results
         ]
-        eces = "; ".join(f"{label} ECE {with_interval(r['metrics'].get('ece'))}" for label, r in results)
+        eces = "; ".join(f"{label} ECE {with_ece(r)}" for label, r in results)
         figures.append(
             Figure(
                 reliability_plot(reliabilities, key=f"reliability{number_}"),

@@ -19,7 +19,7 @@ from calibration.bootstrap import (
     patient_bootstrap_all,
 )
 from calibration.calibrate import bins_for
-from calibration.metrics import auprc, auroc, brier, confusion_at, ece, reliability, roc_curve
+from calibration.metrics import auprc, auroc, brier, confusion_at, ece, ece_by_chance, reliability, roc_curve
 from toolkit.confounding import confounding
 from toolkit.data.index import Xray
 from toolkit.data.shortcuts import ATTRIBUTES, attribute_aurocs
@@ -125,9 +125,11 @@ def summarise_set(scored: ScoredSet, thresholds: Mapping[str, float | None], opt
 def _summarise_model(scored: ScoredSet, model: str, threshold: float | None, options: Options) -> Json:
     positive, probabilities, patients = scored.positive, scored.probabilities[model], scored.patients
     intervals = metrics(positive, probabilities, patients, threshold=threshold, options=options)
-    found = reliability(positive, probabilities, bins=bins_for(positive.size))
+    bins = bins_for(positive.size)
+    found = reliability(positive, probabilities, bins=bins)
     result: Json = {
         "metrics": {name: interval.to_json() for name, interval in intervals.items()},
+        "ece_by_chance": ece_by_chance(probabilities, bins=bins, seed=options.seed) if "ece" in intervals else None,
         "reliability": {
             "predicted": found.predicted.tolist(),
             "observed": found.observed.tolist(),

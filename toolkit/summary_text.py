@@ -111,10 +111,17 @@ def metric_rows(evaluation: Json) -> list[list[str]]:
     rows = []
     for model in evaluation["models"]:
         for one in evaluation["sets"]:
-            found = one["results"][model["name"]]["metrics"]
+            result = one["results"][model["name"]]
+            cells = {name: with_interval(result["metrics"].get(name)) for name in METRICS} | {"ece": with_ece(result)}
             count = f"{one['images']} ({one['positives']} positive)"
-            rows.append([model["name"], one["name"], count, *(with_interval(found.get(name)) for name in METRICS)])
+            rows.append([model["name"], one["name"], count, *cells.values()])
     return rows
+
+
+def with_ece(result: Json) -> str:
+    """A model's ECE on one set, and what luck alone would show there: `0.077 (0.082 to 0.170; luck alone: 0.061)`."""
+    shown, luck = with_interval(result["metrics"].get("ece")), result.get("ece_by_chance")
+    return shown if luck is None or not shown.endswith(")") else f"{shown[:-1]}; luck alone: {number(luck)})"
 
 
 def metric_columns(evaluation: Json) -> list[str]:

@@ -16,6 +16,7 @@ from calibration.metrics import (
     brier,
     confusion_at,
     ece,
+    ece_by_chance,
     negative_log_likelihood,
     predictive_values,
     reliability,
@@ -99,6 +100,19 @@ def test_ece_by_hand() -> None:
     assert ece(labels, probabilities, bins=2) == pytest.approx(0.2)
     assert ece(labels, probabilities, bins=2, equal_mass=False) == pytest.approx(0.2)
     assert ece(labels, probabilities, bins=1) == 0.0
+
+
+def test_luck_alone_by_hand() -> None:
+    # One bin of four: |k / 4 - 0.5| over binomial k.
+    assert ece_by_chance([0.5] * 4, bins=1, draws=4000) == pytest.approx(0.1875, abs=0.01)
+    assert ece_by_chance([0.0, 1.0, 1.0], bins=3) == 0.0  # nothing is left to luck
+
+
+def test_exact_probabilities_show_what_luck_alone_shows() -> None:
+    rng = np.random.default_rng(3)
+    probabilities = rng.beta(0.5, 0.5, size=400)
+    shown = [ece(rng.random(400) < probabilities, probabilities) for _ in range(200)]
+    assert ece_by_chance(probabilities) == pytest.approx(np.mean(shown), abs=0.005)
 
 
 def test_tied_probabilities_share_a_bin() -> None:

@@ -92,6 +92,7 @@ def test_the_gap_is_the_headline(scored_set: Make, evaluation_of: Evaluate) -> N
     assert before.count("| int8 | ") == 3  # two sets in the one table, and the gap
     assert "| int8 | outside | view (AP or PA) |" in held_still
     assert "int8 minus fp16" in text
+    assert f"; luck alone: {evaluation['sets'][0]['results']['int8']['ece_by_chance']:.3f})" in text
     assert len(metric_columns(evaluation)) == 11
 
 

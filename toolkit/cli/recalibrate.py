@@ -62,7 +62,8 @@ def command(
     for one in done:
         click.echo(
             f"{one.model}: {one.fit.images} X-rays of {one.fit.patients} patients; ECE {one.ece_before:.3f} before, "
-            f"{one.ece_after:.3f} after (on patients held out); temperature {one.fit.temperature:.3f}, "
-            f"bias {one.fit.bias:+.3f}, threshold {one.threshold_before:.3f} before, {one.fit.choice.threshold:.3f} now"
+            f"{one.ece_after:.3f} after (on patients held out; {one.ece_by_chance:.3f} would be luck alone); "
+            f"temperature {one.fit.temperature:.3f}, bias {one.fit.bias:+.3f}, "
+            f"threshold {one.threshold_before:.3f} before, {one.fit.choice.threshold:.3f} now"
         )
     click.echo(f"{out}, unsigned. {NOTICE}")
