@@ -8,6 +8,9 @@ STAMP  := $(VENV)/.installed
 PACKAGES := toolkit calibration firmware_bridge benchmarks
 # Tests in parallel: two workers keep two cores busy; each of them may hold TensorFlow, so memory counts too.
 PYTEST_WORKERS ?= 2
+# Where a firewall opens TLS, only the system knows who signs: uv looks there too, as pip does (the second is its old name).
+export UV_SYSTEM_CERTS ?= 1
+export UV_NATIVE_TLS ?= 1
 
 .PHONY: help setup check format test test-device-env test-devices test-devices-all test-devices-boot soak soak-stream soak-score schemas docs test-docs demo benchmarks constraints constraints-upgrade clean
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from firmware_bridge.deploy.listing import Entry, dump_listing, list_folder, parse_listing
 from firmware_bridge.errors import DeployError
 from toolkit.deploy.layer import Layer, archive, cache_folder, unique
+from toolkit.deploy.uv_environment import uv_environment
 from toolkit.extras import DISTRIBUTION
 from toolkit.files import write_atomically
 
@@ -133,7 +134,14 @@ def _install(
     command += ["--color", "never", "--constraint", str(pins), *wanted]
     said: list[str] = []
     ended = threading.Event()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace") as uv:
+    with subprocess.Popen(
+        command,
+        env=uv_environment(),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as uv:
 
         def end() -> None:
             ended.set()
@@ -161,5 +169,6 @@ def _no_packages(platform: str, python: str, came: str) -> DeployError:
         f"there are no packages for Python {python} on {platform}",
         expected="uv to find and fetch them here",
         came=came,
-        do="check the network and the package index (UV_INDEX_URL); then deploy again, the device was not touched",
+        do="check the network and the package index (pip config list, or UV_DEFAULT_INDEX); then deploy again, the "
+        "device was not touched",
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import tomllib
 
 from emulated.rootfs import Release, cache_folder, locked
+from toolkit.deploy.uv_environment import uv_environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
 PLACE = "/usr/local/lib/cxr-edge-packages"
@@ -36,7 +37,7 @@ def packages(release: Release) -> Path:
             command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(target)]
             command += ["--python-platform", platform, "--python-version", release.python, "--only-binary", ":all:"]
             command += ["--link-mode", "copy", "--constraint", str(constraints), *needs]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, env=uv_environment(), capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"no packages for {platform}:\n{done.stderr}")
             for pattern in _LEFT_OUT:
