@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from firmware_bridge.deploy.health import health_now
@@ -12,9 +14,10 @@ from firmware_bridge.deploy.history import damaged, history, newest_of_each, rea
 from firmware_bridge.deploy.install import is_installed
 from firmware_bridge.deploy.layers import known_content, state_of_layer
 from firmware_bridge.deploy.layout import ACTIVATION, SERVICE, UPDATE, UPDATE_PATH, Layout
-from firmware_bridge.deploy.release import DESCRIPTION, OUTCOME, PROOF, read_if_whole, read_json, read_release
+from firmware_bridge.deploy.release import DESCRIPTION, OUTCOME, PROOF, RUNNING, read_if_whole, read_json, read_release
 from firmware_bridge.deploy.systemd import log_lines, state_of, systemctl
 from firmware_bridge.errors import DeployError
+from firmware_bridge.result import iso_utc
 
 
 def stock(
@@ -31,11 +34,13 @@ def stock(
     states = {hash: state_of_layer(layout, hash, every_byte=every_byte) for hash in wanted.values()}
     complete = all(state == "intact" for state in states.values())
     current = layout.linked_id(layout.current)
+    running = read_if_whole(layout, current) if current else None
     state = state_of(SERVICE)
     return {
         "layers": states,
         "content": [] if complete else sorted(known_content(layout)),
         "current": current,
+        "running": running.shown() if running else None,
         "activating": layout.linked_id(layout.activating),
         "releases": ready(layout, DESCRIPTION),
         "proven": ready(layout, PROOF),
@@ -63,7 +68,7 @@ def status(layout: Layout) -> dict[str, Any]:
     each = []
     for id in history(layout):
         description = read_release(layout, id)
-        proof = read_json(layout.release(id) / PROOF)
+        proof, ended = read_json(layout.release(id) / PROOF), layout.release(id) / OUTCOME
         each.append(
             {
                 "id": id,
@@ -73,6 +78,9 @@ def status(layout: Layout) -> dict[str, Any]:
                 "tensorrt": proof.get("tensorrt"),
                 "signed_by": proof.get("signed_by"),
                 "current": id == current,
+                "put_together": _moment(layout.release(id) / DESCRIPTION),
+                "active_since": _moment(ended) if read_json(ended).get("state") == RUNNING else None,
+                "settings": description.shown(),
             }
         )
     health = health_now(layout, read_if_whole(layout, current)) if current else None
@@ -84,6 +92,11 @@ def status(layout: Layout) -> dict[str, Any]:
         "failed": _failures(layout),
         "disk_free_bytes": shutil.disk_usage(layout.base if layout.base.is_dir() else layout.root).free,
     }
+
+
+def _moment(path: Path) -> str:
+    """When a file was written, by the device's clock: ISO 8601 in UTC."""
+    return iso_utc(datetime.fromtimestamp(path.stat().st_mtime, timezone.utc))
 
 
 def _failures(layout: Layout) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ DESCRIPTION, PROOF, OUTCOME, ORDER, CHOSEN, ENGINES = (
 RUNNING, ROLLED_BACK = "running", "rolled back"
 # In `Description.extra`: the version of TensorRT for which engines are built; "any" where nobody knows it beforehand.
 TENSORRT = "tensorrt"
+# "user:password@" of an address. The agent refuses such addresses; one that is written down all the same stays here.
+_LOGIN = re.compile(r"//[^@\s\"']*:[^@\s\"']*@")
 _LAUNCHER = f"""#!/bin/sh
 # cxr-edge of this release, with its own packages and nobody else's.
 export PYTHONPATH={PLACE}/app:{PLACE}/site PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
@@ -92,6 +95,15 @@ class Description:
     def id(self) -> str:
         """16 hex digits."""
         return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
+
+    def shown(self) -> dict[str, str]:
+        """What distinguishes releases of one bundle, fit for other eyes: no secret stands in it.
+
+        Returns:
+            "config", "unit" and "trusted_keys" as text; "app" and "site": the hashes of code and packages.
+        """
+        texts = {"config": _LOGIN.sub("//…@", self.config), "unit": self.unit, "trusted_keys": self.trusted_keys}
+        return {**texts, APP: self.layers[APP], SITE: self.layers[SITE]}
 
 
 def parse_description(content: Any) -> Description:

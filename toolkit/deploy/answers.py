@@ -22,6 +22,7 @@ _WORDS = 4000
 _TOLD = {"what": str, "expected": str, "came": str, "do": str}
 _OUTCOME = {"state?": str, "now?": str, "error?": (None, _TOLD)}
 _CHOSEN = {"precision": str, "threads": int, "median_ms": float, "runtime": str, "delegate": str}
+_SETTINGS = {"config": str, "unit": str, "trusted_keys": str, "app": str, "site": str}
 _RELEASE = {
     "id": str,
     "bundle": {"name": str, "created": str},
@@ -29,12 +30,16 @@ _RELEASE = {
     "chosen": (None, {"precision": str, "median_ms": float, "runtime": str}),
     "signed_by": (None, {"name": str}),
     "tensorrt": (None, str),
+    "put_together?": str,
+    "active_since?": (None, str),
+    "settings?": _SETTINGS,
 }
 SHAPES: Mapping[str, Any] = {
     "stock": {
         "layers": {str: str},
         "content": [str],
         "current": (None, str),
+        "running?": (None, _SETTINGS),
         "activating": (None, str),
         "releases": [str],
         "proven": [str],

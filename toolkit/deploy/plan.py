@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from firmware_bridge.deploy.listing import Listing
-from firmware_bridge.deploy.release import TENSORRT
+from firmware_bridge.deploy.release import TENSORRT, Description
 from firmware_bridge.errors import DowngradeError, PreflightError
+from toolkit.deploy.differences import differences
 from toolkit.deploy.facts import Facts
 from toolkit.deploy.targets import Target, load_targets
 from toolkit.deploy.wanted import Wanted
@@ -44,7 +45,7 @@ class Plan:
         current: the id that runs; None: nothing.
         unsettled: a release whose switch an earlier deployment left unsettled; it is settled first.
         steps: in order; none: nothing changes.
-        told: the settings and keys that count afterwards.
+        told: the settings and keys that count afterwards, and what of them changes.
     """
 
     host: str
@@ -113,8 +114,17 @@ def make_plan(
         current=stock["current"],
         unsettled=stock["activating"],
         steps=tuple(steps),
-        told=wanted.told,
+        told=(*wanted.told, *_changes(stock.get("running"), description)),
     )
+
+
+def _changes(running: Mapping[str, str] | None, description: Description) -> Iterator[str]:
+    """How the release that runs differs beside its files, which the steps tell of; nothing where none runs."""
+    if running is None:
+        return
+    found = differences(running, description.shown())
+    yield f"changed settings: {found.get('settings', 'none')}"
+    yield from (f"changed {name}: {found[name]}" for name in ("trusted keys", "service") if name in found)
 
 
 def _forbid_downgrade(host: str, bundle: Mapping[str, str], stock: Mapping[str, Any], *, allowed: bool) -> None:

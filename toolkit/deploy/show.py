@@ -13,6 +13,7 @@ import click
 
 from firmware_bridge.result import NOTICE
 from toolkit.deploy.deploy import Report, chosen_line
+from toolkit.deploy.differences import differences
 from toolkit.deploy.fleet import Ended
 
 _SHOWN_EVERY_S = 2.0
@@ -160,23 +161,41 @@ def status_lines(host: str, status: Any) -> Iterator[str]:
         yield f"{host}: release {status['current']}, {health['active']}, {health['restarts']} restarts{more}"
     if status["activating"]:
         yield f"  the switch to {status['activating']} is not settled: `cxr-edge deploy` settles it"
+    running = next((one.get("settings") for one in status["releases"] if one["current"]), None)
     for one in reversed(status["releases"]):
-        bundle, chosen = one["bundle"], one["chosen"]
-        mark = "*" if one["current"] else " "
-        model = (
-            f", {chosen['precision']}, {chosen['median_ms']:.1f} ms at its proof ({chosen['runtime']})"
-            if chosen
-            else ""
-        )
-        signed = f", signed by {one['signed_by']['name']}" if one["signed_by"] else ""
-        yield f"  {mark} {one['id']}  {bundle['name']} of {bundle['created']}{model}{signed}"
-        if one["current"] and one["tensorrt"]:
-            yield f"    not with TensorRT: {one['tensorrt']}"
+        yield from _release_lines(one, running)
     for one in status["failed"]:
         error = one["error"]
         yield f"  ! {one['id']}  {error['what']}"
-        yield click.wrap_text(f"expected: {error['expected']}", _WIDTH, _INDENT, _INDENT + "  ")
-        yield click.wrap_text(f"came: {error['came']}", _WIDTH, _INDENT, _INDENT + "  ")
+        yield _wrapped(f"expected: {error['expected']}")
+        yield _wrapped(f"came: {error['came']}")
+
+
+def _release_lines(one: Any, running: Any) -> Iterator[str]:
+    """A release that is kept; `running` are the settings of the one that runs."""
+    bundle, chosen = one["bundle"], one["chosen"]
+    mark = "*" if one["current"] else " "
+    words = [f"{bundle['name']} of {bundle['created']}"]
+    if chosen:
+        words.append(f"{chosen['precision']}, {chosen['median_ms']:.1f} ms at its proof ({chosen['runtime']})")
+    if one["signed_by"]:
+        words.append(f"signed by {one['signed_by']['name']}")
+    yield f"  {mark} {one['id']}  {', '.join(words)}"
+    if one.get("put_together"):
+        since = "runs since" if one["current"] else "last switched to"
+        active = f", {since} {one['active_since']}" if one.get("active_since") else ""
+        yield f"{_INDENT}put together {one['put_together']}{active}"
+    if one["current"] and one["tensorrt"]:
+        yield f"{_INDENT}not with TensorRT: {one['tensorrt']}"
+    if not one["current"] and running and one.get("settings"):
+        found = differences(running, one["settings"])
+        if found:
+            told = "; ".join(f"{name}: {how}" for name, how in found.items())
+            yield _wrapped(f"against the one that runs: {told}")
+
+
+def _wrapped(text: str) -> str:
+    return click.wrap_text(text, _WIDTH, _INDENT, _INDENT + "  ")
 
 
 def status_json(one: Ended[Any]) -> dict[str, Any]:

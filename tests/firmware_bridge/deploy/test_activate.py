@@ -29,13 +29,6 @@ from firmware_bridge.deploy.release import (
 from firmware_bridge.errors import DeployError
 from tests.firmware_bridge.deploy.described import DESCRIPTION
 
-# Every service is down, and whatever is asked for succeeds.
-SYSTEMCTL = """#!/bin/sh
-echo "$@" >> {log}
-[ "$2" = show ] && printf 'ActiveState=failed\\nMainPID=0\\n'
-exit 0
-"""
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
@@ -51,19 +44,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("cannot mount a small disk here")
     yield folder
     subprocess.run(["umount", folder], check=True)
-
-
-@pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What systemd was asked for."""
-    programs, log = tmp_path / "bin", tmp_path / "asked"
-    programs.mkdir()
-    log.touch()
-    (programs / "systemctl").write_text(SYSTEMCTL.format(log=log))
-    (programs / "systemctl").chmod(0o755)
-    (programs / "journalctl").symlink_to("/bin/true")
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    return log
 
 
 def later(number: int) -> Description:

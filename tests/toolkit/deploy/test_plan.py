@@ -147,6 +147,16 @@ def test_settings_and_keys_are_told_where_anything_changes() -> None:
     assert "settings" not in "\n".join(plan(DONE, wanted).lines())
 
 
+def test_a_plan_says_what_changes_against_what_runs_where_the_device_tells_that() -> None:
+    running = {**DESCRIPTION.shown(), "config": "[agent]\nthreshold = 0.41\n"}
+    wanted = replace(WANTED, description=replace(DESCRIPTION, config="[agent]\nthreshold = 0.5\n"))
+    other = {**DONE, "current": "0" * 16}
+    assert "  changed settings: [agent] threshold 0.41 → 0.5" in plan({**other, "running": running}, wanted).lines()
+    assert "  changed settings: none" in plan({**other, "running": DESCRIPTION.shown()}).lines()
+    for silent in (other, {**other, "running": None}):
+        assert "changed" not in "\n".join(plan(silent, wanted).lines())
+
+
 def test_equal_files_are_counted_as_they_are_sent_once() -> None:
     entry = Entry("e" * 64, 5)
     twins = Layer({"a/__init__.py": entry, "b/__init__.py": entry}, {})

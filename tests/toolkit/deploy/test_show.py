@@ -66,6 +66,17 @@ def test_the_table_names_the_bundle() -> None:
     assert rows.splitlines()[2].endswith("off cannot be reached")
 
 
+def test_two_releases_of_one_bundle_are_told_apart() -> None:
+    settings = {"config": "[agent]\nthreshold = 0.41", "unit": "", "trusted_keys": "", "app": "a", "site": "b"}
+    moments = {"put_together": "2026-02-02T00:00:00Z", "active_since": "2026-02-02T00:01:00Z"}
+    old = {**RELEASE, "id": "1" * 16, "current": False, **moments, "settings": settings}
+    new = {**RELEASE, **moments, "settings": {**settings, "config": "", "app": "c"}}
+    shown = list(status_lines("pi", {**STATUS, "releases": [old, new]}))
+    assert shown[2] == "      put together 2026-02-02T00:00:00Z, runs since 2026-02-02T00:01:00Z"
+    assert shown[-1] == "      against the one that runs: settings: [agent] threshold default → 0.41; code: another version"
+    assert len(shown) == 6
+
+
 class Terminal(io.StringIO):
     """A stream that says it is one."""
 
