@@ -60,7 +60,8 @@ def _run(asked: argparse.Namespace) -> None:
         update(Layout(), say=_say)
         return
     # What only a folder needs is loaded for a folder only.
-    from firmware_bridge.deploy.folder_install import install_folder, look_at_folder, verify_folder
+    from firmware_bridge.deploy.folder_install import install_folder, look_at_folder
+    from firmware_bridge.deploy.folder_trust import verify_folder
 
     if asked.command == "verify":
         sys.stdout.write(json.dumps(verify_folder(asked.folder, asked.trust, asked.sha256)) + "\n")

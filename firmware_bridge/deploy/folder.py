@@ -1,4 +1,4 @@
-"""A deployment without a network: a signed folder (a USB stick); `folder_install` installs it.
+"""A deployment without a network: a signed folder (a USB stick). See `folder_trust`, `folder_install`.
 
 install             sh install [--trust KEY] [--allow-downgrade] [--check], as root
 cxr-edge.zip        this code
@@ -88,7 +88,7 @@ def read_folder(path: Path) -> Folder:
             path,
             raw,
             parse_description(content["release"]),
-            {str(name): str(value) for name, value in content["needs"].items()},
+            {name: str(content["needs"][name]) for name in ("machine", "python", "glibc")},
             tuple(content["compile"]),
             str(content["created"]),
             files,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from firmware_bridge.deploy import boot
-from firmware_bridge.deploy.answer import checked_error
 from firmware_bridge.deploy.folder import (
     CONTENT,
     MOST_LIST_BYTES,
@@ -24,19 +21,19 @@ from firmware_bridge.deploy.folder import (
     read_file,
     read_folder,
 )
+from firmware_bridge.deploy.folder_trust import chosen_key, trusted_key, verify_by_itself
 from firmware_bridge.deploy.history import forbid_downgrade, forget_unused
-from firmware_bridge.deploy.install import PYTHON, compile_layer, install, is_installed
-from firmware_bridge.deploy.keys import forbid_unrevoking, todays_keys
+from firmware_bridge.deploy.install import compile_layer, install, is_installed
+from firmware_bridge.deploy.keys import todays_keys
 from firmware_bridge.deploy.layers import commit, prepare, receive, state_of_layer
 from firmware_bridge.deploy.layout import SERVICE, Layout
 from firmware_bridge.deploy.orders import order, settle, settled_and_locked
 from firmware_bridge.deploy.proving import prove
-from firmware_bridge.deploy.release import APP, SITE, TRUSTED_KEYS, write_release
+from firmware_bridge.deploy.release import write_release
 from firmware_bridge.deploy.systemd import state_of
-from firmware_bridge.errors import CxrEdgeError, PreflightError, SignatureError
-from firmware_bridge.trust import TrustedKey, parse_trusted_keys
+from firmware_bridge.errors import PreflightError
 
-_WATCH_S, _KEEP, _LOCK_WAIT_S, _VERIFY_S = 5.0, 3, 60.0, 120.0
+_WATCH_S, _KEEP, _LOCK_WAIT_S = 5.0, 3, 60.0
 Say = Callable[[str], None]
 
 
@@ -66,10 +63,10 @@ def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
         # Not before: whoever was waited for may have brought a newer one.
         _forbid_older(layout, folder, allow_downgrade=allow_downgrade)
         if todays_keys(layout):
-            say(f"signed by {_trusted_key(layout, folder).name}")
+            say(f"signed by {trusted_key(layout, folder).name}")
             _take(layout, folder, say=say)
         else:
-            _chosen_key(folder, trust)
+            chosen_key(folder, trust)
             _take_unknown(layout, folder, trust, say=say)
         for done in install(layout, secrets={}, watch=description.watch):
             say(f"made {done}")
@@ -98,9 +95,9 @@ def look_at_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
     description = folder.description
     _forbid_older(layout, folder, allow_downgrade=allow_downgrade)
     if todays_keys(layout):
-        _trusted_key(layout, folder)
+        trusted_key(layout, folder)
     else:
-        _chosen_key(folder, trust)
+        chosen_key(folder, trust)
     same = _runs(layout, description.id) and is_installed(layout)
     # As in a deployment over SSH: what looks as when it was last read is not read again where nothing else differs.
     lacks = {
@@ -135,17 +132,6 @@ def _forbid_older(layout: Layout, folder: Folder, *, allow_downgrade: bool) -> N
         forbid_downgrade(layout, folder.description.bundle, do=hint)
 
 
-def _trusted_key(layout: Layout, folder: Folder) -> TrustedKey:
-    """The key, trusted today, that signed a folder.
-
-    Raises:
-        SignatureError: nobody did, or the folder is from before a key was revoked here.
-    """
-    key = folder.require_trust(todays_keys(layout))
-    forbid_unrevoking(layout, _keys_of(folder))
-    return key
-
-
 def _take(layout: Layout, folder: Folder, *, say: Say) -> None:
     """Check the files and put the layers that the device lacks in their places."""
     say("checking every file")
@@ -167,7 +153,7 @@ def _take_unknown(layout: Layout, folder: Folder, trust: str, *, say: Say) -> No
     try:
         layout.layers.mkdir(parents=True, exist_ok=True)
         _take(layout, folder, say=say)
-        say(f"signed by {_verify_by_itself(layout, folder, trust)}")
+        say(f"signed by {verify_by_itself(layout, folder, trust)}")
     except BaseException:
         if fresh:
             shutil.rmtree(layout.base, ignore_errors=True)
@@ -175,10 +161,6 @@ def _take_unknown(layout: Layout, folder: Folder, trust: str, *, say: Say) -> No
             for layer in lacking:
                 forget_unused(layout, layer)
         raise
-
-
-def _keys_of(folder: Folder) -> tuple[TrustedKey, ...]:
-    return parse_trusted_keys(folder.description.trusted_keys.encode(), folder.path / TRUSTED_KEYS)
 
 
 def _runs(layout: Layout, id: str) -> bool:
@@ -199,77 +181,6 @@ def _unpack(layout: Layout, folder: Folder, kind: str, hash: str) -> None:
         if prepare(layout, raw):
             receive(layout, hash, stream)
     commit(layout, hash, finish=compile_layer if kind in folder.compile else lambda _part, _whole: None)
-
-
-def _chosen_key(folder: Folder, trust: str) -> TrustedKey:
-    """The key that a first installation is told to trust.
-
-    Raises:
-        SignatureError: none is named, or it is not among those of the folder.
-    """
-    keys = _keys_of(folder)
-    for key in keys:
-        if trust and key.id == trust:
-            return key
-    shown = ", ".join(f"{key.name} ({key.id})" for key in keys)
-    raise SignatureError(
-        "this device trusts no key yet",
-        expected="--trust and the id of a key that you know: whoever wrote the folder has it",
-        came=f"--trust {trust}" if trust else "nothing",
-        do=f"compare with the folder's keys, {shown}; then: sudo sh install --trust {keys[0].id}",
-    )
-
-
-def _verify_by_itself(layout: Layout, folder: Folder, trust: str) -> str:
-    """Verify with the folder's own cryptography library, as on a first installation there is no other; who signed it.
-
-    Raises:
-        SignatureError: nobody that `trust` names, or nobody can tell.
-    """
-    layers = folder.description.layers
-    environment = {
-        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-        "PYTHONPATH": f"{layout.layer(layers[APP])}:{layout.layer(layers[SITE])}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    command = [PYTHON, "-m", "firmware_bridge.deploy", "verify", str(folder.path), trust]
-    command.append(hashlib.sha256(folder.raw).hexdigest())
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_VERIFY_S, check=False)
-        error = json.loads(done.stdout.splitlines()[-1])["error"]
-    except subprocess.TimeoutExpired as late:
-        raise _unverified(trust, f"no answer within {_VERIFY_S:.0f} s") from late
-    except (IndexError, ValueError, LookupError, TypeError, RecursionError) as none:
-        raise _unverified(trust, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]) from none
-    if error is not None:
-        told = checked_error(error)
-        raise SignatureError(f"the folder is not trusted: {told.pop('what')}", **told)
-    return _chosen_key(folder, trust).name
-
-
-def _unverified(trust: str, came: str) -> SignatureError:
-    return SignatureError(
-        "the folder's signature cannot be checked",
-        expected=f"a word on a signature by key {trust}, from the code in the folder",
-        came=came[:300],
-        do="do not use this folder; write it again with `cxr-edge deploy --to-usb`",
-    )
-
-
-def verify_folder(path: Path, trust: str, sha256: str) -> dict[str, Any]:
-    """Whether the key `trust` signed the folder whose list of contents has that hash.
-
-    Returns:
-        "error": why not, in four parts; None where it did.
-    """
-    try:
-        folder = read_folder(path)
-        if hashlib.sha256(folder.raw).hexdigest() != sha256:
-            raise damaged(path, "the same folder from the beginning to the end", "another one")
-        folder.require_trust((_chosen_key(folder, trust),))
-    except CxrEdgeError as error:
-        return {"error": error.told()}
-    return {"error": None}
 
 
 def _check_needs(folder: Folder) -> None:

@@ -45,13 +45,28 @@ def measure(
     """
     work = Path(tempfile.mkdtemp(prefix="cxr-edge-benchmark-", dir=layout.root / "var" / "tmp"))
     try:
-        account = pwd.getpwnam(_NOBODY)
         _extract(stream, work)
-        os.chown(work, account.pw_uid, account.pw_gid)
-        command = [PYTHON, "-m", "toolkit.cli.main", "benchmark", "--images", "images", "--json", "report.json"]
-        command += [part for model in models for part in ("--model", model)]
+        table = _run(layout, work, layers, [*arguments, *(word for model in models for word in ("--model", model))])
+        return {"table": table, "report": json.loads((work / "report.json").read_bytes())}
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise _failed("whole files, and a report", str(error), do="measure again; check the network") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        tidy(layout, keep=100)
+
+
+def _run(layout: Layout, work: Path, layers: Mapping[str, str], options: Sequence[str]) -> str:
+    """The table of `cxr-edge benchmark` in that folder, as a user without rights.
+
+    Raises:
+        DeployError: it failed, or took too long.
+    """
+    account = pwd.getpwnam(_NOBODY)
+    os.chown(work, account.pw_uid, account.pw_gid)
+    command = [PYTHON, "-m", "toolkit.cli.main", "benchmark", "--images", "images", "--json", "report.json"]
+    try:
         done = subprocess.run(
-            [*command, *arguments],
+            [*command, *options],
             capture_output=True,
             text=True,
             errors="replace",
@@ -69,24 +84,17 @@ def measure(
                 "HOME": str(work),
             },
         )
-        if done.returncode:
-            raise DeployError(
-                "the benchmark failed on the device",
-                expected="a table",
-                came=done.stderr.strip()[-500:] or f"exit code {done.returncode}",
-                do="run `cxr-edge benchmark` here with the same files first",
-            )
-        return {"table": done.stdout, "report": json.loads((work / "report.json").read_bytes())}
-    except (subprocess.TimeoutExpired, tarfile.TarError, KeyError, ValueError) as error:
-        raise DeployError(
-            "the benchmark failed on the device",
-            expected=f"an end within {_LIMIT_S:.0f} s",
-            came=str(error)[:500],
-            do="give fewer rounds or X-rays (--rounds, --limit)",
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        tidy(layout, keep=100)
+    except subprocess.TimeoutExpired as error:
+        do = "give fewer rounds or X-rays (--rounds, --limit)"
+        raise _failed(f"an end within {_LIMIT_S:.0f} s", "none", do=do) from error
+    if done.returncode:
+        came = done.stderr.strip()[-500:] or f"exit code {done.returncode}"
+        raise _failed("a table", came, do="run `cxr-edge benchmark` here with the same files first")
+    return done.stdout
+
+
+def _failed(expected: str, came: str, *, do: str) -> DeployError:
+    return DeployError("the benchmark failed on the device", expected=expected, came=came[:500], do=do)
 
 
 def _extract(stream: IO[bytes], folder: Path) -> None:

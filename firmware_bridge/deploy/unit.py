@@ -54,7 +54,7 @@ def unit_text(
     name = folder.strip('"')
     for secret in secrets:
         if not secret or set(secret) & set(_BROKEN + "/:% "):
-            raise _unfit(f"the secret {secret!r}", expected="a plain name")
+            raise _unfit("the secret", secret, expected="a name without '/', ':', '%' and blanks", do="rename it")
     parts = [
         _UNIT.format(name=name, folder=folder),
         _SERVICE.format(
@@ -156,19 +156,24 @@ def _network(only: Sequence[str] | None) -> str:
             ipaddress.ip_network(address, strict=False)
         except ValueError as error:
             if address != "localhost":
-                raise _unfit(f"the address {address!r}", expected='one like "192.0.2.7" or "192.0.2.0/24"') from error
+                expected = 'one like "192.0.2.7" or "192.0.2.0/24", or "localhost"'
+                raise _unfit("the address", address, expected=expected, do="mend only_addresses") from error
     return f"{families}IPAddressDeny=any\n" + "".join(f"IPAddressAllow={address}\n" for address in only)
 
 
 def _path(watch: str) -> str:
     """`watch` as systemd reads it: quoted, and no specifier in it."""
-    if not watch.startswith("/") or set(watch) & set(_BROKEN + _ENDS) or not watch.isprintable():
+    ends = not watch.startswith("/") or set(watch) & set(_BROKEN + _ENDS) or not watch.isprintable()
+    if ends or ".." in PurePosixPath(watch).parts:
         raise _unfit(
-            f"the watched folder {watch!r}", expected="an absolute path without quotes, colons, tabs and line breaks"
+            "the watched folder",
+            watch,
+            expected="an absolute path without '..', quotes, colons, tabs and line breaks",
+            do="choose another folder (--watch-folder, or `watch` in the inventory)",
         )
     escaped = watch.replace("%", "%%")
     return f'"{escaped}"' if " " in watch else escaped
 
 
-def _unfit(what: str, *, expected: str) -> ConfigError:
-    return ConfigError(f"{what} cannot stand in a systemd unit", expected=expected, came="another", do="choose another")
+def _unfit(what: str, came: str, *, expected: str, do: str) -> ConfigError:
+    return ConfigError(f"{what} {came!r} cannot stand in a systemd unit", expected=expected, came=repr(came), do=do)

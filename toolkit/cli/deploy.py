@@ -12,7 +12,7 @@ import click
 
 from firmware_bridge.result import NOTICE
 from toolkit.cli.hosts import Reach, for_hosts, leave, run_async
-from toolkit.cli.to_usb import Stick, write_folder
+from toolkit.cli.to_usb import Stick, refuse_with_stick, write_folder
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -102,6 +102,9 @@ def command(
     tables = _tables(config)
     over: dict[str, Any] = {"target": target, "watch": watch_folder}
     if to_usb:
+        given = {"--json": as_json, "--canary": canary, "--wave": wave, "--dry-run": options["dry_run"]}
+        given.update({"--every-byte": options["every_byte"], "--allow-downgrade": options["allow_downgrade"]})
+        refuse_with_stick([name for name, value in given.items() if value])
         stick = Stick(to_usb, key, passphrase_file, python, mqtt_password_file)
         write_folder(stick, bundle, trusted_keys, reach, tables, over)
         return

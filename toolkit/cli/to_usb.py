@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,21 @@ class Stick:
     passphrase_file: Path | None
     python: str
     mqtt_password_file: Path | None
+
+
+def refuse_with_stick(options: Sequence[str]) -> None:
+    """Whether only options were given that mean something for a folder.
+
+    Raises:
+        ConfigError: others too.
+    """
+    if options:
+        raise ConfigError(
+            f"{options[0]} does not go with --to-usb",
+            expected="options of the folder, which is written at once; the rest is decided on the device",
+            came=", ".join(options),
+            do="leave it out; on the device, `sh install` takes --check and --allow-downgrade",
+        )
 
 
 def write_folder(

@@ -285,16 +285,17 @@ def require_running(host: Host, outcome: Mapping[str, Any]) -> None:
     """
     if outcome.get("state") == "running":
         return
-    if "error" not in outcome:
+    error = outcome.get("error")
+    if not error:
         raise DeployError(
             f"{host.name}: nobody knows how the switch ended",
             expected="an outcome on the device",
             came="none",
             do="`cxr-edge status` shows what runs; deploy again",
         )
-    error = outcome["error"]
+    now = outcome.get("now", "`cxr-edge status` shows what runs")
     raise RolledBack(
-        f"{host.name}: {error['what']}; {outcome['now']}",
+        f"{host.name}: {error['what']}; {now}",
         expected=error["expected"],
         came=error["came"],
         do=error["do"],

@@ -71,7 +71,6 @@ def prepare(host: Host, config: Mapping[str, Any]) -> Prepared:
             require_key(Path(host.key))
         if host.sudo_password_file:
             _secret("sudo's password", Path(host.sudo_password_file))
-        _require_watch(host.watch)
         secrets = {name: _secret(name, Path(file)) for name, file in host.secrets.items()}
         unit_text(watch=host.watch, secrets=sorted(secrets), only_addresses=host.only_addresses or None)
         tables = _tables(host, merge(config, host.config), secrets=secrets)
@@ -81,17 +80,6 @@ def prepare(host: Host, config: Mapping[str, Any]) -> Prepared:
         # What is wrong may stand in one host's table, or in what all share: the first host that it hits is named.
         raise ConfigError(f"{host.source or host.name}: {told.pop('what')}", **told) from error
     return Prepared(host, tables, _toml(tables), secrets, broker)
-
-
-def _require_watch(watch: str) -> None:
-    """More than `unit_text` asks: ':' and tabs end a path in the directives that let the agent write there."""
-    if not watch.startswith("/") or not watch.isprintable() or ":" in watch or ".." in Path(watch).parts:
-        raise ConfigError(
-            f"the watched folder {watch!r} cannot stand in a systemd unit",
-            expected="an absolute path without ':', '..', tabs and line breaks",
-            came=repr(watch),
-            do="choose another folder (--watch-folder, or `watch` in the inventory)",
-        )
 
 
 def _secret(name: str, file: Path) -> str:

@@ -89,7 +89,16 @@ def test_a_name_that_leads_elsewhere_is_refused(folder: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "over", [{"schema": 2}, {"kind": "other"}, {"files": []}, {"needs": None}, {"release": {}}, {"files": {}}]
+    "over",
+    [
+        {"schema": 2},
+        {"kind": "other"},
+        {"files": []},
+        {"needs": None},
+        {"needs": {"machine": "x86_64"}},
+        {"release": {}},
+        {"files": {}},
+    ],
 )
 def test_a_list_of_contents_that_is_none_is_refused(folder: Path, over: dict[str, Any]) -> None:
     write_content(folder, **{"files": dict(read_folder(folder).files), **over})

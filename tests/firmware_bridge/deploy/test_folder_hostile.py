@@ -41,7 +41,7 @@ def stick(tmp_path: Path) -> Path:
         "schema": SCHEMA,
         "kind": KIND,
         "release": RELEASE,
-        "needs": {},
+        "needs": {"machine": "x86_64", "python": "3.11", "glibc": "2.34"},
         "compile": [],
         "created": "2026-01-01T00:00:00Z",
         "files": {name: hashlib.sha256(name.encode()).hexdigest() for name in names},

@@ -80,6 +80,12 @@ def test_a_stick_has_the_settings_of_one_host(bundle: Path, keys: Path, inventor
     assert "--inventory FILE --host NAME" in refused(capsys, *stick(bundle, keys, "--host", "pi@10.0.0.1"))
 
 
+@pytest.mark.parametrize("option", [["--dry-run"], ["--allow-downgrade"], ["--canary"], ["--wave", "5"], ["--json"]])
+def test_what_a_stick_cannot_do_is_not_passed_over(bundle: Path, keys: Path, capsys: Said, option: list[str]) -> None:
+    assert f"{option[0]} does not go with --to-usb" in refused(capsys, *stick(bundle, keys, *option))
+    assert not keys.with_name("stick").exists()
+
+
 @pytest.mark.parametrize("wave", ["0%", "-5", "nan%", "200%", "5x", "0", "1e9%"])
 def test_a_wave_of_nothing(bundle: Path, keys: Path, inventory: Path, capsys: Said, wave: str) -> None:
     words = ["deploy", str(bundle), "--trusted-keys", str(keys), "--inventory", str(inventory), "--wave", wave]

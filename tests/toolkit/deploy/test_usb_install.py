@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.deploy import boot, folder_install, install
+from firmware_bridge.deploy import boot, folder_install, folder_trust, install
 from firmware_bridge.deploy.folder import CONTENT, SIGNATURE, read_folder
 from firmware_bridge.deploy.folder_install import install_folder
 from firmware_bridge.deploy.history import remember
@@ -33,7 +33,7 @@ def stick(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     python = tuple(map(int, needs["python"].split(".")))
     facts = {**boot.facts(), "machine": needs["machine"], "python": python, "glibc": needs["glibc"]}
     monkeypatch.setattr(boot, "facts", lambda: {**facts, "systemd": "252", "uid": 0})
-    for module in (install, folder_install):
+    for module in (install, folder_trust):
         monkeypatch.setattr(module, "PYTHON", sys.executable)
     return stick
 
@@ -84,7 +84,7 @@ def test_a_refused_stick_takes_nothing_along_that_was_there_before(stick: Path) 
 
 
 def test_code_on_a_stick_that_gives_no_answer_is_refused_as_well(stick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_install, "PYTHON", "/bin/false")
+    monkeypatch.setattr(folder_trust, "PYTHON", "/bin/false")
     with pytest.raises(SignatureError, match="cannot be checked") as caught:
         installed(stick, Layout(stick.with_name("device")))
     assert caught.value.came == "exit code 1"
