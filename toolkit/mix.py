@@ -36,7 +36,7 @@ class Mixing:
         Args:
             x: (B, S, S, 1) float32.
             y: (B, 1) float32, 0 to 1.
-            weights: (B,) float32; mixed as the labels are.
+            weights: (B,) float32, above 0.
             seed: decides everything.
         """
         if not self.mixup and not self.cutmix:
@@ -63,7 +63,7 @@ def mixup(
 def cutmix(
     x: Floats, y: Floats, weights: Floats, *, alpha: float, draw: np.random.Generator
 ) -> tuple[Floats, Floats, Floats]:
-    """A box of the partner pasted into each X-ray; the label's share is the area that is left of its own."""
+    """A box of the partner pasted into each X-ray; its own share in the label is the area that is left of it."""
     partner = draw.permutation(len(x))
     height, width = x.shape[1:3]
     out = x.copy()
@@ -79,7 +79,14 @@ def cutmix(
 
 
 def _labels(y: Floats, weights: Floats, partner: npt.NDArray[np.int64], share: Floats) -> tuple[Floats, Floats]:
-    return _pairwise(y, partner, share[:, None]), _pairwise(weights, partner, share)
+    """Labels (B, K) and weights (B,) of the mixture, whose loss is that of both pictures, each with its own weight.
+
+    Cross-entropy is linear in the label: w · CE(y) = share · w_a · CE(y_a) + (1 - share) · w_b · CE(y_b) where w mixes
+    the weights, and w · y the weighted labels. With y mixed by the share alone the commoner class had more than half.
+    """
+    mixed = _pairwise(weights, partner, share)
+    weighted = _pairwise(weights[:, None] * y, partner, share[:, None])
+    return weighted / mixed[:, None], mixed
 
 
 def _pairwise(values: Floats, partner: npt.NDArray[np.int64], share: Floats) -> Floats:
