@@ -39,7 +39,7 @@ class ExportedModel:
     """One written file and how it does on the validation split.
 
     Attributes:
-        precision: "int8", "fp16" or "ptq.int8".
+        precision: "int8", "fp16", "float" or "ptq.int8".
         content: the file's bytes.
         head: its last layer in floating point.
         logits: (N,) float64, from the file's feature maps and the head, uncalibrated.

@@ -56,6 +56,8 @@ def _export() -> dict[str, Any]:
             "float_operators": 0 if "int8" in precision else 223,
             "max_abs_diff": 0.0741,
             "mean_abs_diff": 0.0061,
+            "max_abs_diff_float": 0.2345,
+            "mean_abs_diff_float": 0.0456,
             "auroc_validation": auroc,
         }
 
@@ -224,6 +226,12 @@ def test_each_part_is_enough(run_dir: Path, name: str) -> None:
         if path.name != f"{name}.json":
             path.unlink()
     _parse(training_report(run_dir).read_text(encoding="utf-8"))
+
+
+def test_a_file_has_its_difference_to_its_own_graph_and_to_the_float_model(run_dir: Path) -> None:
+    html = training_report(run_dir).read_text(encoding="utf-8")
+    for said in ("Changed by conversion", "0.0061", "at most 0.0741", "Changed from float", "0.0456", "at most 0.2345"):
+        assert said in html
 
 
 def test_an_export_without_an_evaluation_says_what_is_not_known(run_dir: Path) -> None:
