@@ -69,8 +69,12 @@ def to_int8_post_training(model: Any, representative: Grey, *, scale: InputScale
         ModelError: the converter refuses.
     """
 
+    # Black and white are in it for certain: the input's range is that of grey bytes then, and they go in as they are.
+    shown = representative.copy()
+    shown[0, 0, :2] = 0, 255
+
     def samples() -> Iterator[list[npt.NDArray[np.float32]]]:
-        for pixels in representative:
+        for pixels in shown:
             yield [np.asarray(scale.normalise(pixels[None, :, :, None].astype(np.float32)), np.float32)]
 
     converter = _converter(two_outputs(model), scale=scale, size_px=size_px, normalise=False)
