@@ -27,6 +27,7 @@ from toolkit.summary_text import (
     metric_rows,
     number,
     percent,
+    seen_warnings,
     shortcut_interval,
     with_interval,
     words,
@@ -180,6 +181,7 @@ def _figures(evaluation: Json) -> list[str]:
         "Each is of the file itself, with its 95% interval over patients. A set whose name begins with 'inside' comes "
         "from where the training X-rays come from.",
         markdown_table(columns, metric_rows(evaluation)),
+        *seen_warnings(evaluation),
     ]
     parts += [f"### {model['name']} by group" + _groups(evaluation, model["name"]) for model in evaluation["models"]]
     held_still = [[*row[:3], *map(with_interval, row[3:])] for row in confounding_rows(evaluation)]

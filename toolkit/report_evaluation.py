@@ -14,6 +14,7 @@ from toolkit.summary_text import (
     megabytes,
     metric_columns,
     number,
+    seen_warnings,
     shortcut_interval,
     temperature_warning,
     with_ece,
@@ -51,7 +52,8 @@ def interval_cell(interval: Json | None, *, digits: int = 3, signed: bool = Fals
 
 
 def _gap_blocks(evaluation: Json) -> list[Block]:
-    blocks = _headline_blocks(evaluation)
+    blocks: list[Block] = [Note(warning, "bad") for warning in seen_warnings(evaluation)]
+    blocks += _headline_blocks(evaluation)
     ranges = _ranges(evaluation)
     if ranges:
         svg = interval_plot(ranges, x="AUROC", chance=0.5, key="auroc")

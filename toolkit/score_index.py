@@ -17,11 +17,11 @@ import numpy.typing as npt
 from calibration.temperature import calibrated
 from firmware_bridge.decode import Decoded, decode
 from firmware_bridge.errors import ImageError, InputError
-from toolkit.data.index import Index, Xray
+from toolkit.data.index import SEEN_SPLITS, Index, Xray
 from toolkit.data.load import stretch_back
 from toolkit.data.shortcuts import file_attributes
 from toolkit.progress import progress
-from toolkit.summary import ScoredSet
+from toolkit.summary import INSIDE, ScoredSet
 from toolkit.under_test import ModelUnderTest, Opened
 
 SCORE_COLUMNS = ("path", "patient", "label", "logit", "probability")
@@ -103,7 +103,14 @@ def score_index(
         left_out=dict(left_out),
         index=f"{named.path}:{named.split}" if named.split else str(named.path),
         fingerprint=named.index.fingerprint(),
+        seen=_seen(good, models, inside=named.name.startswith(INSIDE)),
     )
+
+
+def _seen(rows: Sequence[Xray], models: Sequence[ModelUnderTest], *, inside: bool) -> int:
+    """How many of `rows` a model was trained or chosen by, as its run tells; of a set inside, as the index tells."""
+    known = frozenset[Path]().union(*(model.seen for model in models))
+    return sum(row.path in known or (inside and row.split in SEEN_SPLITS) for row in rows)
 
 
 def _outcomes(

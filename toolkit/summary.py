@@ -65,6 +65,7 @@ class ScoredSet:
         left_out: how many X-rays of which other label were not scored.
         index: where the rows come from, for the report.
         fingerprint: of the index.
+        seen: how many of the N a model was trained or chosen by.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ScoredSet:
     left_out: Mapping[str, int] = field(default_factory=dict)
     index: str = ""
     fingerprint: str = ""
+    seen: int = 0
 
     @property
     def is_inside(self) -> bool:
@@ -113,6 +115,7 @@ def summarise_set(scored: ScoredSet, thresholds: Mapping[str, float | None], opt
         "positives": int(positive.sum()),
         "negatives": int((~positive).sum()),
         "both_classes": both,
+        "seen": scored.seen,
         "left_out": dict(scored.left_out),
         "unreadable": [{"path": str(path), "reason": reason} for path, reason in scored.unreadable],
         "shortcuts": {name: interval.to_json() for name, interval in shortcuts.items()},

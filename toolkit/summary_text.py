@@ -106,6 +106,16 @@ def headline(evaluation: Json) -> str:
     )
 
 
+def seen_warnings(evaluation: Json) -> list[str]:
+    """One for each set that a model has learned from; figures on it promise too much."""
+    return [
+        f"{one['seen']} of the {one['images']} X-rays of '{one['name']}' are from the training or validation split: "
+        "figures on them promise too much. Name the test split: --index NAME=PATH:test."
+        for one in evaluation["sets"]
+        if one.get("seen")
+    ]
+
+
 def metric_rows(evaluation: Json) -> list[list[str]]:
     """The one table: model, set, X-rays, then every metric with its interval."""
     rows = []
@@ -133,7 +143,7 @@ def metric_columns(evaluation: Json) -> list[str]:
 
 def markdown(evaluation: Json) -> str:
     """Headline, notice, and the tables in Markdown."""
-    parts = [f"**{headline(evaluation)}**", f"*{evaluation['notice']}*"]
+    parts = [f"**{headline(evaluation)}**", f"*{evaluation['notice']}*", *seen_warnings(evaluation)]
     parts.append(markdown_table(metric_columns(evaluation), metric_rows(evaluation)))
     if evaluation["gaps"]:
         rows = [

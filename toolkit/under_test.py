@@ -20,6 +20,7 @@ from firmware_bridge.manifest import TFLITE
 from firmware_bridge.preprocess import Preparer, Preprocessing
 from firmware_bridge.score import Calibration, Head, Scorer
 from toolkit.config import read_config
+from toolkit.data.index import SEEN_SPLITS, Index
 from toolkit.lungs.asset import FILE as LUNGS_FILE
 from toolkit.lungs.asset import read_lungs
 
@@ -63,6 +64,7 @@ class ModelUnderTest:
         wished_sensitivity: what the threshold was chosen for.
         labels: (negative, positive), where the source says so.
         lungs: the bytes of the lung network, where the preprocessing cuts to the lungs.
+        seen: the X-rays that it was trained and chosen by, where a run tells them.
     """
 
     name: str
@@ -77,6 +79,7 @@ class ModelUnderTest:
     wished_sensitivity: float | None = None
     labels: tuple[str, str] | None = None
     lungs: bytes | None = None
+    seen: frozenset[Path] = frozenset()
 
     def open(self) -> Opened:
         """Load it, with one thread: evaluation runs X-rays in parallel, not operators.
@@ -166,6 +169,7 @@ def from_run(folder: Path) -> list[ModelUnderTest]:
     """The deployed models of a training run and, beside them, its post-training int8 baseline.
 
     Raises:
+        IndexFormatError: the run's index cannot be read.
         ModelError: no such folder, or the run has no model yet.
     """
     if not folder.is_dir():
@@ -184,7 +188,10 @@ def from_run(folder: Path) -> list[ModelUnderTest]:
             came="none of these files",
             do=f"finish it with: cxr-edge train-qat INDEX --out {out} --name {name}, and the options that began it",
         )
-    return [from_file(path) for path in found]
+    index = folder / "index.csv"
+    rows = Index.read(index).rows if index.is_file() else ()
+    seen = frozenset(row.path for row in rows if row.split in SEEN_SPLITS)
+    return [replace(from_file(path), seen=seen) for path in found]
 
 
 def from_file(path: Path) -> ModelUnderTest:

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from toolkit.data.index import Index, Xray
 from toolkit.evaluate import evaluate, parse_named_index
 from toolkit.score_index import NamedIndex, score_index
 from toolkit.summary import Options
+from toolkit.summary_text import markdown
 from toolkit.under_test import baseline_of, from_bundle, from_file, from_run, with_unique_names
 
 FAST = Options(resamples=30)
@@ -99,6 +101,31 @@ def test_everything_is_written(run: Path, inside: NamedIndex, samples: Path, tmp
     assert [row["path"] for row in rows] == [str(row.path) for row in inside.index]
     expected = 1 / (1 + np.exp(-(float(rows[0]["logit"]) / 2.0 + 0.1)))
     assert float(rows[0]["probability"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_xrays_that_were_trained_on_are_counted_and_said(run: Path, samples: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "run"
+    shutil.copytree(run, trained)
+    index = Index.read(samples / "index.csv")
+    index.write(trained / "index.csv")
+    # The run knows its own X-rays, whatever the index says that is given here, and wherever it stands.
+    unsplit = Index(tuple(replace(row, split="") for row in index))
+    named = [NamedIndex(name, samples / "index.csv", "", unsplit) for name in ("inside", "elsewhere")]
+    named.append(parse_named_index(f"inside-test={samples / 'index.csv'}:test"))
+    found = evaluate(from_run(trained), named, out=tmp_path / "out", options=FAST)
+    learned = len(index) - len(index.select(split="test"))
+    assert [one["seen"] for one in found["sets"]] == [learned, learned, 0]
+    warning = f"{learned} of the {len(index)} X-rays of 'inside' are from the training or validation split"
+    assert warning in markdown(found)
+    assert "promise too much" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+
+
+def test_without_a_run_the_splits_of_an_index_inside_tell(run: Path, samples: Path) -> None:
+    index = samples / "index.csv"
+    validation = len(Index.read(index).select(split="validation"))
+    for name, seen in (("inside", validation), ("outside", 0)):
+        named = parse_named_index(f"{name}={index}:validation")
+        assert score_index(named, from_run(run), labels=LABELS).seen == seen
 
 
 def test_what_cannot_be_read_is_listed_and_ends_nothing(run: Path, inside: NamedIndex, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from firmware_bridge.errors import IndexFormatError
 from toolkit.files import write_atomically
 
 SPLITS = ("train", "validation", "test")
+SEEN_SPLITS = ("train", "validation")  # weights are learned from the one, thresholds and calibration from the other
 _REQUIRED = ("path", "label", "patient_id")
 _MAKE_FIRST = "make an index first: cxr-edge data index FOLDER|TABLE.csv --out index.csv"
 _NAME_COLUMNS = "name the columns with the options of cxr-edge data index, or mend the header"
