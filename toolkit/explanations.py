@@ -218,7 +218,8 @@ def _chosen(found: Sequence[Explained], group: str, each: int) -> list[Path]:
     right, sure = group.startswith("right"), group.endswith("and sure")
     members = [one for one in found if one.right == right]
     ordered = sorted(members, key=lambda one: one.sureness, reverse=sure)
-    half = -(-len(ordered) // 2)  # nothing is both sure and unsure
+    # Nothing is both sure and unsure: of an odd number the middle one counts as sure.
+    half = (len(ordered) + sure) // 2
     sides = [[one.row.path for one in ordered[:half] if one.positive == side] for side in (True, False)]
     turns = [path for pair in zip(*sides, strict=False) for path in pair]
     rest = [path for side in sides for path in side if path not in turns]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from toolkit.backbones.kinds import BACKBONES, EfficientNet
 from toolkit.cli.explain import command
 from toolkit.config import TrainConfig
 from toolkit.data.index import Xray
-from toolkit.explanations import GROUPS, Explained, _summary, grad_cam, scorer_of
+from toolkit.explanations import GROUPS, Explained, _chosen, _summary, grad_cam, scorer_of
 from toolkit.model import Architecture, build_classifier
 from toolkit.randomize import randomization, rank_correlation, shipped_model
 from toolkit.tf import keras, tf
@@ -90,10 +91,13 @@ def test_maps_change_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_array_equal(np.sort(old.ravel()), np.sort(new.ravel()))
 
 
+ROW = Xray(path=Path("x.png"), label="pneumonia", patient_id="p")
+
+
 def _explained(cam: Any, lungs: Any, *, probability: float = 0.9) -> Explained:
     cam, lungs = np.asarray(cam, np.float32), np.asarray(lungs, np.float32)
     return Explained(
-        row=Xray(path=Path("x.png"), label="pneumonia", patient_id="p"),
+        row=ROW,
         positive=True,
         probability=probability,
         threshold=0.5,
@@ -103,6 +107,16 @@ def _explained(cam: Any, lungs: Any, *, probability: float = 0.9) -> Explained:
         lung_share=float((cam * lungs).sum() / cam.sum()),
         lungs=lungs,
     )
+
+
+def test_nothing_is_both_sure_and_unsure() -> None:
+    flat = np.ones((2, 2))
+    found = [
+        replace(_explained(flat, flat, probability=p), row=replace(ROW, path=Path(f"{p}"))) for p in (0.55, 0.7, 0.95)
+    ]
+    assert _chosen(found, "right and sure", 3) == [Path("0.95"), Path("0.7")]
+    assert _chosen(found, "right and unsure", 3) == [Path("0.55")]
+    assert _chosen(found, "wrong and sure", 3) == []
 
 
 def test_maps_that_follow_the_lungs_beat_their_mean() -> None:
