@@ -23,7 +23,7 @@ class ToneCurve(alb.ImageOnlyTransform):  # type: ignore[misc]
 
     def get_params(self) -> dict[str, Any]:
         """Knots of a rising curve whose ends lie near black and white: (knots,) float64, 0 to 255."""
-        # Exponential steps, normalised, are uniform over all rising curves; adding 1 keeps them from being flat.
+        # Exponential steps, normalised, are uniform over all rising curves; adding 0.3 keeps them from being flat.
         steps = self.random_generator.exponential(size=_KNOTS - 1) + 0.3
         low, high = self.random_generator.uniform(0, 40), self.random_generator.uniform(200, 255)
         return {"knots": low + (high - low) * np.concatenate([[0.0], np.cumsum(steps) / steps.sum()])}

@@ -180,7 +180,7 @@ def _cell(cell: Any) -> str:
 
 def _gap(gaps: Sequence[Json]) -> str:
     """The widest gap, with its interval: the one to worry about."""
-    widest = max(gaps, key=lambda gap: gap["difference"]["value"] or -1.0, default=None)
+    widest = max(gaps, key=lambda gap: float(gap["difference"]["value"]), default=None)
     if widest is None:
         return "-"
     return f"{with_interval(widest['difference'], signed=True)} ({widest['outside']})"

@@ -70,6 +70,8 @@ class FollowingStream:
 class FollowingLoss(keras.losses.Loss):  # type: ignore[misc]
     """(1 - share) · L(labels) + share · (CE(teacher, student) + |F - f|² / |F|²), F and f the feature maps.
 
+    |F|² is the mean over the batch: an X-ray with hardly any features would otherwise outweigh all others.
+
     Args:
         labels: the loss that the phase has without following.
         share: of the teacher, 0 to 1.

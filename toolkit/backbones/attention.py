@@ -73,7 +73,7 @@ def self_attention(x: Any, *, depth: int = 64) -> Any:
             layers.Conv2D(depth, 1, name=f"self_{name}")(x)
         )
 
-    # The 1/sqrt(depth) of the scores is in the queries' initial weights, where it costs nothing to compute.
+    # Without the paper's 1/sqrt(depth): the queries' kernel learns that factor, which saves an operation.
     scores = layers.Dot(axes=(2, 2), name="self_scores")([rows("queries"), rows("keys")])  # (N, h·w, h·w)
     shares = layers.Softmax(name="self_shares")(scores)
     seen = layers.Dot(axes=(2, 1), name="self_seen")([shares, rows("values")])  # (N, h·w, depth)

@@ -85,7 +85,7 @@ def _value(cell: str) -> int | None:
     """1, 0, -1 (unsure), or None where the report says nothing."""
     try:
         return int(float(cell))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

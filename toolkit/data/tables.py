@@ -323,7 +323,9 @@ def _warn_of_ages(texts: list[str]) -> None:
 
 
 def _whole(text: str) -> int | None:
+    """A side in pixels; None for what is none."""
     try:
-        return int(float(text)) or None
+        pixels = int(float(text))
     except (ValueError, OverflowError):
         return None
+    return pixels if pixels > 0 else None
