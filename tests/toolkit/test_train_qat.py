@@ -69,6 +69,32 @@ def test_an_index_without_splits_is_split_by_patient(samples: Path, tmp_path: Pa
     assert again == index
 
 
+def test_a_run_that_was_begun_goes_on_with_the_same_xrays_alone(samples: Path, tmp_path: Path) -> None:
+    given = Index.read(samples / "index.csv")
+    bare = given.with_rows(replace(row, split="") for row in given)
+    begun, _ = prepare_data(bare, CONFIG, folder=tmp_path / "t", say=_silent)
+    begun.write(tmp_path / "t" / "index.csv")
+    assert prepare_data(bare, CONFIG, folder=tmp_path / "t", say=_silent)[0] == begun
+    more = bare.with_rows([*bare, replace(bare.rows[0], path=tmp_path / "new.jpg", patient_id="new")])
+    for other in (more, bare.with_rows(bare.rows[1:])):
+        with pytest.raises(ConfigError, match="run on other X-rays"):
+            prepare_data(other, CONFIG, folder=tmp_path / "t", say=_silent)
+
+
+def test_a_test_split_that_is_kept_leaves_xrays_out_and_the_run_goes_on(samples: Path, tmp_path: Path) -> None:
+    given = Index.read(samples / "index.csv")
+    rows = [row if row.split == "test" else replace(row, split="") for row in given]
+    # One more X-ray of a patient who is in the test that is kept: it can go nowhere.
+    tested = next(row for row in rows if row.split == "test")
+    free = next(i for i, row in enumerate(rows) if not row.split)
+    rows[free] = replace(rows[free], patient_id=tested.patient_id)
+    kept = given.with_rows(rows)
+    begun, _ = prepare_data(kept, CONFIG, folder=tmp_path / "t", say=_silent)
+    assert len(begun) == len(kept) - 1
+    begun.write(tmp_path / "t" / "index.csv")
+    assert prepare_data(kept, CONFIG, folder=tmp_path / "t", say=_silent)[0] == begun
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "xrays").mkdir()
     with pytest.raises(InputError):
