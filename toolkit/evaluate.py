@@ -63,14 +63,16 @@ def evaluate(
     models = with_unique_names(models)
     _check_names(indexes)
     labels = labels or labels_of(models)
-    described = [model.to_json() for model in models]
+    described = [model.to_json() for model in models]  # before the hours of scoring: it opens each file
     sets = [_scored(named, models, labels=labels, out=out, workers=workers) for named in indexes]
-    thresholds = {model.name: model.threshold for model in models}
-    summaries = [
-        summarise_set(scored, thresholds, options) for scored in progress(sets, "resampling patients for intervals")
-    ]
-    baseline = baseline_of(models)
-    evaluation: Json = {
+    evaluation = {**_head(labels, options), "models": described, **_figures(models, sets, options)}
+    write_atomically(out / JSON_NAME, json.dumps(evaluation, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
+    write_atomically(out / HTML_NAME, render("Evaluation", headline(evaluation), evaluation_sections(evaluation)))
+    return evaluation
+
+
+def _head(labels: tuple[str, str], options: Options) -> Json:
+    return {
         "schema": SCHEMA,
         "kind": EVALUATION_KIND,
         "notice": NOTICE,
@@ -80,14 +82,20 @@ def evaluate(
         "resamples": options.resamples,
         "seed": options.seed,
         "confidence": 0.95,
-        "models": described,
+    }
+
+
+def _figures(models: Sequence[ModelUnderTest], sets: Sequence[ScoredSet], options: Options) -> Json:
+    thresholds = {model.name: model.threshold for model in models}
+    summaries = [
+        summarise_set(scored, thresholds, options) for scored in progress(sets, "resampling patients for intervals")
+    ]
+    baseline = baseline_of(models)
+    return {
         "sets": summaries,
         "gaps": gaps(summaries, [model.name for model in models]),
         "paired": paired_differences(sets, baseline=baseline, options=options) if baseline else [],
     }
-    write_atomically(out / JSON_NAME, json.dumps(evaluation, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
-    write_atomically(out / HTML_NAME, render("Evaluation", headline(evaluation), evaluation_sections(evaluation)))
-    return evaluation
 
 
 def _scored(

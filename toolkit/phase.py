@@ -159,23 +159,32 @@ def run_phase(
     for number in range(len(history), phase.epochs):
         epoch = _train_epoch(phase, model, step, stream, number=number, callbacks=callbacks, average=average)
         average.after_epoch(number, epochs=phase.epochs)
-        probabilities = predict(model, validation.pixels, input_scale)
-        epoch["val_loss"] = _log_loss(validation.labels, probabilities)
-        epoch["val_auroc"] = float(auroc(validation.labels, probabilities))
-        history.append(epoch)
+        history.append(epoch | _validated(model, validation, input_scale))
         # The history first: a kill between the two leaves an entry too many, which the next start drops.
         write_atomically(folder / "history.json", json.dumps(history, indent=1))
         with storing(folder / "checkpoints"):
             manager.save(checkpoint_number=number + 1)
-        _plot(writer, phase.name, epoch)
-        say(
-            f"{phase.name} {number + 1}/{phase.epochs}: loss {epoch['loss']:.4f}, "
-            f"validation loss {epoch['val_loss']:.4f}, AUROC {epoch['val_auroc']:.4f}, "
-            f"{epoch['seconds']:.0f} s, waiting for input {epoch['input_wait_share']:.1%}"
-        )
+        _plot(writer, phase.name, history[-1])
+        say(_line(phase, history[-1]))
     callbacks.on_train_end()
     average.apply(model)
     return history
+
+
+def _validated(model: Any, validation: Validation, scale: InputScale) -> Epoch:
+    probabilities = predict(model, validation.pixels, scale)
+    return {
+        "val_loss": _log_loss(validation.labels, probabilities),
+        "val_auroc": float(auroc(validation.labels, probabilities)),
+    }
+
+
+def _line(phase: Phase, epoch: Epoch) -> str:
+    return (
+        f"{phase.name} {epoch['epoch']}/{phase.epochs}: loss {epoch['loss']:.4f}, "
+        f"validation loss {epoch['val_loss']:.4f}, AUROC {epoch['val_auroc']:.4f}, "
+        f"{epoch['seconds']:.0f} s, waiting for input {epoch['input_wait_share']:.1%}"
+    )
 
 
 def _plot(writer: Any, name: str, epoch: Epoch) -> None:

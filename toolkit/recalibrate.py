@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from calibration.calibrate import CalibrationFit, bins_for, calibrate
-from calibration.golden import golden_tolerance
+from calibration.golden import MIN_TOLERANCE
 from calibration.held_out import held_out_probabilities
 from calibration.metrics import ece, ece_by_chance
 from calibration.temperature import calibrated
@@ -99,18 +99,8 @@ def recalibrate(
     models = from_bundle(bundle)
     assert models[0].labels is not None  # every bundle names its labels
     scored = score_index(xrays, models, labels=models[0].labels, workers=workers)
-    done: list[Recalibrated] = []
-    for entry, model in zip(plain, models, strict=True):
-        fit = calibrate(
-            scored.logits[model.name],
-            scored.positive,
-            patients=scored.patients,
-            sensitivity=sensitivity,
-            with_bias=with_bias,
-            conservative=conservative,
-            seed=seed,
-        )
-        done.append(_compared(entry, model, fit, scored, with_bias=with_bias, seed=seed))
+    wishes = _Wishes(sensitivity=sensitivity, with_bias=with_bias, conservative=conservative, seed=seed)
+    done = [_fitted(entry, model, scored, wishes) for entry, model in zip(plain, models, strict=True)]
     entries = [_entry(entry, one) for entry, one in zip(plain, done, strict=True)]
     changed = replace(
         manifest,
@@ -128,19 +118,35 @@ def recalibrate(
     return done
 
 
-def _compared(
-    entry: ModelEntry, model: ModelUnderTest, fit: CalibrationFit, scored: ScoredSet, *, with_bias: bool, seed: int
-) -> Recalibrated:
-    bins = bins_for(scored.positive.size)
-    held_out = held_out_probabilities(
-        scored.logits[model.name], scored.positive, patients=scored.patients, with_bias=with_bias, seed=seed
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """What the fit is for; see `recalibrate`."""
+
+    sensitivity: float
+    with_bias: bool
+    conservative: bool
+    seed: int
+
+
+def _fitted(entry: ModelEntry, model: ModelUnderTest, scored: ScoredSet, wishes: _Wishes) -> Recalibrated:
+    logits, positive, patients = scored.logits[model.name], scored.positive, scored.patients
+    fit = calibrate(
+        logits,
+        positive,
+        patients=patients,
+        sensitivity=wishes.sensitivity,
+        with_bias=wishes.with_bias,
+        conservative=wishes.conservative,
+        seed=wishes.seed,
     )
+    bins = bins_for(positive.size)
+    held_out = held_out_probabilities(logits, positive, patients=patients, with_bias=wishes.with_bias, seed=wishes.seed)
     return Recalibrated(
         model=entry.file,
         fit=fit,
-        ece_before=ece(scored.positive, scored.probabilities[model.name], bins=bins),
-        ece_after=ece(scored.positive, held_out, bins=bins),
-        ece_by_chance=ece_by_chance(held_out, bins=bins, seed=seed),
+        ece_before=ece(positive, scored.probabilities[model.name], bins=bins),
+        ece_after=ece(positive, held_out, bins=bins),
+        ece_by_chance=ece_by_chance(held_out, bins=bins, seed=wishes.seed),
         threshold_before=entry.calibration.threshold,
     )
 
@@ -188,6 +194,5 @@ def _golden(
             logit = opened.logit(decode(image, min_side_px=model.preprocessing.decode_min_side_px))
             fitted = entry.calibration
             probability = float(calibrated(np.array([logit]), temperature=fitted.temperature, bias=fitted.bias)[0])
-            tolerance = max(case.tolerance, golden_tolerance([probability], [probability]))
-            cases.append(replace(case, probability=probability, tolerance=tolerance))
+            cases.append(replace(case, probability=probability, tolerance=max(case.tolerance, MIN_TOLERANCE)))
     return cases

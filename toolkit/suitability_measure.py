@@ -121,13 +121,7 @@ def measure(
     Raises:
         ConfigError: the scorer judges nothing.
     """
-    if scorer().judge is None:
-        raise ConfigError(
-            "this bundle judges no suitability",
-            expected="suitability statistics in the bundle: train-qat adds them where lungs = true",
-            came="none",
-            do="train with the lung network and enough X-rays",
-        )
+    _require_judge(scorer())
     local = threading.local()
 
     def judged(numbered: tuple[int, Xray]) -> list[tuple[str, str, bool]]:
@@ -139,13 +133,22 @@ def measure(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for one in sets:
             rows = one.rows[:: max(1, -(-len(one.rows) // most))] if most else one.rows
-            for row, found in zip(
-                rows, progress(pool.map(judged, enumerate(rows)), one.name, total=len(rows)), strict=True
-            ):
+            judgements = progress(pool.map(judged, enumerate(rows)), one.name, total=len(rows))
+            for row, found in zip(rows, judgements, strict=True):
                 for how, reason, outside in found:
                     name = f"{one.name}, {how}" if how else one.name
                     verdicts.setdefault(name, Verdict(name)).add(reason, outside=outside, label=row.label)
     return list(verdicts.values())
+
+
+def _require_judge(scorer: Scorer) -> None:
+    if scorer.judge is None:
+        raise ConfigError(
+            "this bundle judges no suitability",
+            expected="suitability statistics in the bundle: train-qat adds them where lungs = true",
+            came="none",
+            do="train with the lung network and enough X-rays",
+        )
 
 
 def _judged(number: int, row: Xray, scorer: Scorer, *, altered: bool) -> list[tuple[str, str, bool]]:
