@@ -12,7 +12,7 @@ from calibration.calibrate import calibrate
 from toolkit.config import TrainConfig
 from toolkit.export_run import ExportedModel
 from toolkit.files import write_atomically
-from toolkit.train import TrainingData
+from toolkit.training_data import TrainingData
 
 
 def calibrate_run(

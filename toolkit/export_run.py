@@ -25,7 +25,8 @@ from toolkit.model import HEAD_LAYER, Architecture
 from toolkit.phase import predict
 from toolkit.progress import progress
 from toolkit.qat import float_head
-from toolkit.train import Trained, TrainingData
+from toolkit.train import Trained
+from toolkit.training_data import TrainingData
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]

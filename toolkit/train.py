@@ -12,57 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from firmware_bridge.errors import ConfigError, InputError
-from firmware_bridge.lungs import LungFinder
-from firmware_bridge.preprocess import Preprocessing
+from firmware_bridge.errors import ConfigError
 from toolkit.augment import Augmenter
 from toolkit.average import Averaging
 from toolkit.config import TrainConfig, read_config
-from toolkit.data.index import Index, Xray
-from toolkit.data.load import Grey, Loaded, geometric_and_tonal, load
-from toolkit.distill import read_teachers, targets, teacher_logits
 from toolkit.files import replacing, write_atomically
 from toolkit.follow import FollowingStream, with_features
 from toolkit.freeze import freeze_below
 from toolkit.losses import Distillation
 from toolkit.mix import Mixing
 from toolkit.model import Architecture, build_classifier, copy_weights
-from toolkit.phase import Phase, Schedule, Validation, reestimate_batch_norm, run_phase
+from toolkit.phase import Phase, Schedule, reestimate_batch_norm, run_phase
 from toolkit.progress import waiting
 from toolkit.prune import pruning_callbacks, seed_everything, strip_pruning, wrap_for_pruning
 from toolkit.qat import calibrate_ranges, quantize_aware
 from toolkit.stream import BatchStream, TrainingSet
+from toolkit.training_data import TrainingData
 from toolkit.weights import load_initial_weights, load_weights
 from toolkit.workers import Workers, alone
 
 Say = Callable[[str], None]
 _CALIBRATION = 10**6 + 1  # an order that no training epoch has
 _CALIBRATION_BATCHES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """What training and export see of the X-rays.
-
-    Attributes:
-        train: the training split, pixels after the geometric steps.
-        train_labels: (N,) int64, 0 or 1.
-        validation: fully preprocessed.
-        validation_rows: the X-rays of `validation`, in its order.
-        tonal: the steps between `train.pixels` and the network, None when there are none.
-        unreadable: path and reason of X-rays that are left out.
-        teacher: (N,) float32, what the teacher says about `train`; None without one.
-        lungs: (N, S, S) uint8 masks in the geometry of `train`, 0 outside; None where nothing finds lungs.
-    """
-
-    train: Loaded
-    train_labels: Any
-    validation: Validation
-    validation_rows: tuple[Xray, ...]
-    tonal: Preprocessing | None
-    unreadable: tuple[tuple[Path, str], ...]
-    lungs: Grey | None = None
-    teacher: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,55 +104,11 @@ def claim_run(folder: Path, config: TrainConfig) -> None:
     write_atomically(path, config.to_toml())
 
 
-def read_data(index: Index, config: TrainConfig, *, cache: Path, finder: LungFinder | None = None) -> TrainingData:
-    """Load the training and validation splits of `index`; with `config.lungs`, cut to what `finder` finds.
-
-    Raises:
-        BundleError: `config.lungs` without `finder`.
-        InputError: a split is empty, holds one class only, or none of it can be read.
-    """
-    preprocessing = Preprocessing.from_manifest(config.preprocessing())
-    geometric, tonal = geometric_and_tonal(preprocessing)
-    train = load(index.select(split="train").rows, geometric, finder=finder, workers=config.workers, cache=cache)
-    held = load(index.select(split="validation").rows, geometric, finder=finder, workers=config.workers, cache=cache)
-    labels = _binary(train.rows, config.positive, "training")
-    pixels: Grey = np.stack([tonal.apply(p) for p in held.pixels]) if tonal else held.pixels
-    teacher = _teacher(train.rows, labels, config, cache=cache) if config.teacher != "none" else None
-    return TrainingData(
-        teacher=teacher,
-        train=train,
-        train_labels=labels,
-        validation=Validation(pixels=pixels, labels=_binary(held.rows, config.positive, "validation")),
-        validation_rows=held.rows,
-        tonal=tonal,
-        unreadable=train.unreadable + held.unreadable,
-        lungs=train.masks,
-    )
-
-
-def _teacher(rows: tuple[Xray, ...], labels: Any, config: TrainConfig, *, cache: Path) -> Any:
-    teachers = read_teachers(config.teacher)
-    logits = teacher_logits(teachers, rows, config.positive, cache=cache, workers=config.workers or 1)
-    return targets(logits, labels, hard=config.distill == "hard", temperature=config.distill_temperature)
-
-
-def _binary(rows: tuple[Xray, ...], positive: str, split: str) -> Any:
-    labels = np.array([row.label == positive for row in rows], np.int64)
-    if labels.all() or not labels.any():
-        raise InputError(
-            f"the {split} split holds one class only",
-            expected=f"X-rays labelled '{positive}' and others",
-            came=", ".join(sorted({row.label for row in rows})) or "no X-ray",
-            do="add the missing class, or name the positive label with --positive",
-        )
-    return labels
-
-
 def train(data: TrainingData, config: TrainConfig, *, folder: Path, say: Say) -> Trained:
     """Run the three phases, or what is left of them.
 
     Args:
-        data: from `read_data`.
+        data: from `toolkit.training_data.read_data`.
         config: everything that decides the result.
         folder: of the run; phases keep their checkpoints in float/, prune/ and qat/ below it.
         say: told one line after each epoch.

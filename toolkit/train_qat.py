@@ -25,7 +25,7 @@ from toolkit.preflight import check_resources, check_weights
 from toolkit.progress import waiting
 
 if TYPE_CHECKING:
-    from toolkit.train import TrainingData
+    from toolkit.training_data import TrainingData
 
 Say = Callable[[str], None]
 
@@ -118,7 +118,8 @@ def begin_run(index: Index, report: AuditReport, config: TrainConfig, *, folder:
         InputError: a split is empty, holds one class only, or none of it can be read.
     """
     from toolkit.lungs.asset import run_finder
-    from toolkit.train import claim_run, read_data
+    from toolkit.train import claim_run
+    from toolkit.training_data import read_data
 
     claim_run(folder, config)
     index.write(folder / "index.csv")

@@ -10,8 +10,9 @@ import pytest
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.errors import BundleError, ConfigError, IndexFormatError
 from toolkit.cli.main import run
+from toolkit.data.nih_rsna import read_rsna
 from toolkit.data.readers import read_class_folders
-from toolkit.data.tables import Columns, read_rsna, read_table
+from toolkit.data.tables import Columns, read_table
 
 
 @pytest.mark.parametrize("option", ["--poll", "--settle", "--grace", "--flush"])

@@ -67,7 +67,7 @@ def index_command(
     **column: str | None,
 ) -> None:
     """Read SOURCE, a folder of classes or a table, into one index."""
-    from toolkit.data import chexpert, columns, readers, tables
+    from toolkit.data import chexpert, columns, nih_rsna, readers, tables
     from toolkit.data.index import printable
 
     renamed = _renamed(labels, skip_others=skip_unknown_labels)
@@ -75,11 +75,11 @@ def index_command(
     if kind == "folders":
         index = readers.read_class_folders(source, labels=renamed, patient_pattern=patient_pattern, source=name)
     elif kind == "nih":
-        index = tables.read_nih(source, images=images, positive=finding, source=name or "nih")
+        index = nih_rsna.read_nih(source, images=images, positive=finding, source=name or "nih")
     elif kind == "chexpert":
         index = chexpert.read_chexpert(source, images=images, positive=finding, source=name or "chexpert")
     elif kind == "rsna":
-        index = tables.read_rsna(source, images=images, mapping=mapping, source=name or "rsna")
+        index = nih_rsna.read_rsna(source, images=images, mapping=mapping, source=name or "rsna")
     else:
         header = columns.header_of(source)
         chosen = columns.chosen_columns(header, {key.removesuffix("_column"): name for key, name in column.items()})

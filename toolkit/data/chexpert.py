@@ -9,7 +9,7 @@ from pathlib import Path
 from firmware_bridge.errors import IndexFormatError
 from toolkit.data.dicom_header import parse_age
 from toolkit.data.index import Index, Xray, absolute, read_csv
-from toolkit.data.readers import require_two_classes
+from toolkit.data.tables import on_disk_only
 
 log = logging.getLogger(__name__)
 NO_FINDING = "No Finding"
@@ -78,7 +78,7 @@ def read_chexpert(
         )
     if unsure:
         log.warning("%d X-rays whose report was unsure of %s are left out", unsure, positive)
-    return _found(rows, absent, path, folder)
+    return on_disk_only(rows, absent=absent, path=path, folder=folder)
 
 
 def _value(cell: str) -> int | None:
@@ -95,18 +95,3 @@ def _on_disk(folder: Path, named: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
-
-
-def _found(rows: list[Xray], absent: int, path: Path, folder: Path) -> Index:
-    if not rows and absent:
-        raise IndexFormatError(
-            f"none of the images of {path} is there",
-            expected=f"{absent} image files below {folder}",
-            came="none of them",
-            do="name the folder that their paths start from with --images",
-        )
-    if absent:
-        log.warning("%d X-rays of %s are not below %s and are left out", absent, path, folder)
-    index = Index(tuple(rows))
-    require_two_classes(index, str(path))
-    return index

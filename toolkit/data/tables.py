@@ -1,24 +1,19 @@
-"""Tables to an index: a CSV with columns named by the user, NIH ChestX-ray14's and the RSNA challenge's own."""
+"""Tables to an index: a CSV with columns named by the user, and what readers of published tables share."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from firmware_bridge.errors import ConfigError, IndexFormatError
-from toolkit.data.dicom_header import fill_from_dicom, parse_age
+from toolkit.data.dicom_header import parse_age
 from toolkit.data.index import Index, Xray, absolute, read_csv
-from toolkit.data.readers import SPLIT_OF_FOLDER, SUFFIXES, patient_from_name, require_two_classes
-from toolkit.progress import progress
+from toolkit.data.readers import SPLIT_OF_FOLDER, patient_from_name, require_two_classes
 
 log = logging.getLogger(__name__)
-NIH_NORMAL = "No Finding"
-RSNA_LABELS = {"Normal": "normal", "Lung Opacity": "pneumonia"}
-RSNA_NEITHER = "No Lung Opacity / Not Normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,7 @@ def guess_kind(source: Path) -> str:
     """
     if not source.is_file():
         return "folders"
-    header = _text(source)[:10_000].partition("\n")[0]
+    header = text_of(source)[:10_000].partition("\n")[0]
     if "Image Index" in header and "Finding Labels" in header:
         return "nih"
     if "Frontal/Lateral" in header and "No Finding" in header:
@@ -101,109 +96,14 @@ def read_table(
         if columns.age and rows[-1].age is None and cells[columns.age].strip():
             no_ages.append(cells[columns.age].strip())
     if unknown and not skip_unknown_labels:
-        raise _unknown_labels(path, unknown, labels or {})
+        raise unknown_labels(path, unknown, labels or {})
     if unknown:
         examples = ", ".join(sorted(unknown)[:10])
         log.warning("%d rows with other labels are left out: %s", sum(unknown.values()), examples)
-    _warn_of_ages(no_ages)
+    warn_of_ages(no_ages)
     index = Index(tuple(rows))
     require_two_classes(index, str(path))
     return index
-
-
-def read_nih(
-    path: Path,
-    *,
-    images: Path | None = None,
-    positive: str = "Pneumonia",
-    labels: tuple[str, str] = ("normal", "pneumonia"),
-    source: str = "nih",
-) -> Index:
-    """Index NIH ChestX-ray14 from its `Data_Entry_2017.csv` (Wang et al., CVPR 2017).
-
-    Positive is every X-ray among whose findings is `positive`, negative is "No Finding"; all others are left out, and
-    so are X-rays that are not on this disk. The labels were mined from reports by a program; radiologists who re-read
-    them disagree with many. `test_list.txt` and `train_val_list.txt` beside the CSV give the official split.
-
-    Args:
-        path: the CSV.
-        images: folder with the images in it, at any depth; None: the CSV's own.
-        positive: the finding looked for.
-        labels: the names of (negative, positive).
-        source: name of the data set.
-
-    Raises:
-        IndexFormatError: columns missing, no image found, or one class only.
-    """
-    found = _files_below(absolute(images or path.parent))
-    splits = _nih_splits(path.parent)
-    rows, absent = [], 0
-    no_ages: list[str] = []
-    required = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
-    for _, cells in read_csv(path, required=required):
-        findings = cells["Finding Labels"].split("|")
-        if positive not in findings and findings != [NIH_NORMAL]:
-            continue
-        name = cells["Image Index"]
-        if name not in found:
-            absent += 1
-            continue
-        row = Xray(
-            path=found[name],
-            label=labels[positive in findings],
-            patient_id=cells["Patient ID"],
-            source=source,
-            view=cells["View Position"],
-            age=parse_age(cells["Patient Age"]),
-            sex=cells["Patient Gender"],
-            split=splits.get(name, ""),
-            # The header has an unquoted comma, "OriginalImage[Width,Height]", and so two columns.
-            width_px=_whole(cells.get("OriginalImage[Width", "")),
-            height_px=_whole(cells.get("Height]", "")),
-        )
-        rows.append(row)
-        if row.age is None and cells["Patient Age"].strip():
-            no_ages.append(cells["Patient Age"].strip())
-    _warn_of_ages(no_ages)
-    return _found(rows, absent, path, images)
-
-
-def read_rsna(path: Path, *, images: Path | None = None, mapping: Path | None = None, source: str = "rsna") -> Index:
-    """Index the RSNA pneumonia challenge from its `stage_2_detailed_class_info.csv` (Shih et al., Radiology: AI 2019).
-
-    "Lung Opacity" is pneumonia, "Normal" is normal; "No Lung Opacity / Not Normal" is neither and left out. The CSV
-    repeats an image for each of its boxes; it comes out once. The challenge's `patientId` numbers *images*: the same
-    person of the NIH set has several. Only the published mapping to NIH's file names tells persons apart.
-
-    Args:
-        path: the CSV.
-        images: folder with `PATIENTID.dcm` in it, at any depth; None: the CSV's own.
-        mapping: `pneumonia-challenge-dataset-mappings_2018.json`, or None.
-        source: name of the data set.
-
-    Raises:
-        IndexFormatError: columns missing, an unknown class, no image found, or one class only.
-    """
-    found = {Path(name).stem: file for name, file in _files_below(absolute(images or path.parent)).items()}
-    persons = _rsna_persons(mapping) if mapping else {}
-    if not mapping:
-        log.warning("RSNA's patientId tells images apart, not persons: give --mapping to keep persons together")
-    rows: dict[str, Xray] = {}
-    unknown: dict[str, int] = {}
-    absent: set[str] = set()
-    for _, cells in read_csv(path, required=("patientId", "class")):
-        image, kind = cells["patientId"], cells["class"]
-        if kind not in RSNA_LABELS:
-            unknown.update({} if kind == RSNA_NEITHER else {kind: unknown.get(kind, 0) + 1})
-        elif image in found:
-            patient = persons.get(image, image)
-            rows[image] = Xray(path=found[image], label=RSNA_LABELS[kind], patient_id=patient, source=source)
-        else:
-            absent.add(image)
-    if unknown:
-        raise _unknown_labels(path, unknown, {**RSNA_LABELS, RSNA_NEITHER: ""})
-    filled = [fill_from_dicom(row, set_patient=False) for row in progress(rows.values(), "reading headers")]
-    return _found(filled, len(absent), path, images)
 
 
 def _table_row(
@@ -242,31 +142,17 @@ def _table_row(
         age=parse_age(cell(columns.age)),
         sex=cell(columns.sex),
         split=SPLIT_OF_FOLDER.get(split, ""),
-        width_px=_whole(cell(columns.width)),
-        height_px=_whole(cell(columns.height)),
+        width_px=whole_px(cell(columns.width)),
+        height_px=whole_px(cell(columns.height)),
     )
 
 
-def _files_below(folder: Path) -> dict[str, Path]:
-    # NIH's images come in twelve folders; one walk finds each, where a search by name would walk for every row.
-    return {
-        name: Path(parent) / name
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    }
+def text_of(path: Path) -> str:
+    """The text of a table or list; bytes that are no UTF-8 become question marks.
 
-
-def _nih_splits(folder: Path) -> dict[str, str]:
-    splits = {}
-    for name, split in (("train_val_list.txt", "train"), ("test_list.txt", "test")):
-        if (folder / name).is_file():
-            splits.update(dict.fromkeys(_text(folder / name).split(), split))
-    return splits
-
-
-def _text(path: Path) -> str:
-    """The text of a table or list; bytes that are no UTF-8 become question marks."""
+    Raises:
+        IndexFormatError: it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
@@ -278,22 +164,13 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _rsna_persons(mapping: Path) -> dict[str, str]:
-    try:
-        entries = json.loads(mapping.read_text(encoding="utf-8"))
-        return {entry["subset_img_id"]: patient_from_name(Path(entry["img_id"]).stem) for entry in entries}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise IndexFormatError(
-            f"{mapping} is not RSNA's mapping to NIH",
-            expected="a JSON list whose entries have subset_img_id and img_id",
-            came=f"{type(error).__name__}: {error}",
-            do="take pneumonia-challenge-dataset-mappings_2018.json from the challenge's page, or leave it out",
-        ) from error
+def on_disk_only(rows: Iterable[Xray], *, absent: int, path: Path, folder: Path) -> Index:
+    """The index of `rows`, with a word about the `absent` X-rays of the table `path` that are not below `folder`.
 
-
-def _found(rows: Iterable[Xray], absent: int, path: Path, images: Path | None) -> Index:
+    Raises:
+        IndexFormatError: none of them is there, or one class only.
+    """
     index = Index(tuple(rows))
-    folder = images or path.parent
     if not index.rows and absent:
         raise IndexFormatError(
             f"none of the images of {path} is there",
@@ -307,7 +184,8 @@ def _found(rows: Iterable[Xray], absent: int, path: Path, images: Path | None) -
     return index
 
 
-def _unknown_labels(path: Path, unknown: Mapping[str, int], known: Mapping[str, str]) -> IndexFormatError:
+def unknown_labels(path: Path, unknown: Mapping[str, int], known: Mapping[str, str]) -> IndexFormatError:
+    """The error that `path` has `unknown` labels (label to rows) beside those `known`."""
     return IndexFormatError(
         f"{path} has labels that are not known",
         expected=", ".join(map(repr, known)),
@@ -316,14 +194,15 @@ def _unknown_labels(path: Path, unknown: Mapping[str, int], known: Mapping[str, 
     )
 
 
-def _warn_of_ages(texts: list[str]) -> None:
+def warn_of_ages(texts: Sequence[str]) -> None:
+    """Say which cells of an age column are none."""
     if texts:
         examples = ", ".join(map(repr, sorted(set(texts))[:5]))
         log.warning("ages that are no number from 0 to 120 are left out: %d, for example %s", len(texts), examples)
 
 
-def _whole(text: str) -> int | None:
-    """A side in pixels; None for what is none."""
+def whole_px(text: str) -> int | None:
+    """A side in pixels from a cell; None for what is none."""
     try:
         pixels = int(float(text))
     except (ValueError, OverflowError):

@@ -9,8 +9,9 @@ import pytest
 from firmware_bridge.errors import ConfigError, IndexFormatError
 from toolkit.data.dicom_header import parse_age
 from toolkit.data.index import Index
+from toolkit.data.nih_rsna import read_nih, read_rsna
 from toolkit.data.readers import kermany_patient_ids, patient_from_name, read_class_folders
-from toolkit.data.tables import Columns, guess_kind, read_nih, read_rsna, read_table
+from toolkit.data.tables import Columns, guess_kind, read_table
 
 
 def touch(folder: Path, *names: str) -> Path:
