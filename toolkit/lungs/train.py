@@ -18,10 +18,11 @@ from firmware_bridge.lungs import MASK_PX
 from toolkit.data.index import Index
 from toolkit.files import storing, write_atomically
 from toolkit.input_scale import INPUT_SCALE
+from toolkit.lungs.asset import FILE
 from toolkit.lungs.augment import Sample, Sampler
 from toolkit.lungs.data import Masked, read_masked, shrunk
 from toolkit.lungs.export import kind_table, lungs_to_int8, mask_figures
-from toolkit.lungs.network import KIND_LAYER, MASK_LAYER, build_lung_network
+from toolkit.lungs.network import build_lung_network
 from toolkit.phase import Schedule
 from toolkit.progress import progress, waiting
 from toolkit.prune import seed_everything
@@ -29,7 +30,6 @@ from toolkit.tf import keras, tf
 
 Say = Callable[[str], None]
 Floats = npt.NDArray[np.float32]
-FILE = "lungs.int8.tflite"
 _KIND_WEIGHT = 0.15  # the mask matters more than what the picture is called
 _REPRESENTATIVE = 200
 
@@ -159,8 +159,16 @@ def _batch(samples: list[Sample]) -> _Batch:
     )
 
 
-def _mask_loss(true: Any, found: Any) -> Any:
-    """Cross entropy and soft Dice (Milletari 2016) of the enlarged mask, one value a picture: (B,)."""
+def mask_loss(true: Any, found: Any) -> Any:
+    """Cross entropy and soft Dice (Milletari 2016) of the enlarged mask.
+
+    Args:
+        true: (B, 128, 128, 1) float32, 0 or 1.
+        found: (B, 64, 64, 1) float32 in [0, 1].
+
+    Returns:
+        (B,) float32.
+    """
     found = tf.image.resize(found, (MASK_PX, MASK_PX))  # bilinear, as `LungFinder` does it
     entropy = tf.reduce_mean(keras.losses.binary_crossentropy(true, found), axis=(1, 2))
     axes = (1, 2, 3)
@@ -182,7 +190,7 @@ def _fit(model: Any, stream: _Stream, options: LungOptions, *, out: Path, say: S
     def learn(x: Any, mask: Any, kind: Any, mask_weight: Any, kind_weight: Any) -> Any:
         with tf.GradientTape() as tape:
             found, logits = model(x, training=True)
-            of_mask = tf.reduce_mean(_mask_loss(mask, found) * mask_weight)
+            of_mask = tf.reduce_mean(mask_loss(mask, found) * mask_weight)
             of_kind = tf.reduce_mean(entropy(kind, logits) * kind_weight)
             loss = of_mask + _KIND_WEIGHT * of_kind
         gradients = tape.gradient(loss, model.trainable_variables)
@@ -242,6 +250,3 @@ def _reestimate(model: Any, stream: _Stream, *, batches: int = 40) -> None:
         for layer in layers:
             layer.momentum = done / (done + 1)  # the running mean of n + 1 batches
         model(next(source).x, training=True)
-
-
-__all__ = ["FILE", "KIND_LAYER", "MASK_LAYER", "LungOptions", "train_lungs"]
