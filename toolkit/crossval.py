@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from firmware_bridge.errors import ConfigError
+from firmware_bridge.errors import AuditError, ConfigError
 from firmware_bridge.result import NOTICE, utc_now
 from toolkit.config import TrainConfig
-from toolkit.data.index import Index
+from toolkit.data.audit import audit
+from toolkit.data.index import SEEN_SPLITS, Index, Xray
 from toolkit.evaluate import evaluate
 from toolkit.files import write_atomically
 from toolkit.score_index import NamedIndex
@@ -66,11 +67,14 @@ def crossval(plan: Plan, config: TrainConfig, *, out: Path, options: Options, sa
         What `crossval.json` holds.
 
     Raises:
-        AuditError: the splits of a set, or of sets together, leak.
+        AuditError: the splits of a set or of sets together leak, or a row would be tested on pictures that it learns
+            from; not with `config.allow_leaks`.
         ConfigError: fewer than two sets, or a name that cannot be one.
     """
     _check(plan)
     divided = {name: _divided(name, index, config, out=out, say=say) for name, index in plan.sets.items()}
+    if not config.allow_leaks:
+        _refuse_shared_pictures(plan, divided)
     rows: list[Json] = []
     for row, trained_on in plan.rows().items():
         say(f"row {row}")
@@ -116,6 +120,31 @@ def _divided(name: str, index: Index, config: TrainConfig, *, out: Path, say: Sa
         )
     divided.write(out / "sets" / name / "index.csv")
     return divided
+
+
+def _refuse_shared_pictures(plan: Plan, divided: Mapping[str, Index]) -> None:
+    """Sets can hold each other's pictures, as RSNA's are NIH's: a set that others learn from is not outside then.
+
+    Patients are not compared: two sets may well number theirs alike.
+    """
+    same = audit(Index(tuple(xray for index in divided.values() for xray in index))).same_pictures()
+    for row, trained_on in plan.rows().items():
+
+        def learned(xray: Xray, trained_on: Sequence[str] = trained_on) -> bool:
+            return xray.source in trained_on and xray.split in SEEN_SPLITS
+
+        def tested(xray: Xray, trained_on: Sequence[str] = trained_on) -> bool:
+            return xray.source not in trained_on and (plan.everything or xray.split == "test")
+
+        shared = [group for group in same if any(map(learned, group)) and any(map(tested, group))]
+        if shared:
+            names = sorted({xray.source for group in shared for xray in group})
+            raise AuditError(
+                f"the row '{row}' would be tested on pictures that it learns from",
+                expected="no picture in two sets",
+                came=f"{len(shared)} pictures that are in {' and '.join(names)}, such as {shared[0][0].path.name}",
+                do="take them out of one of the sets, or accept it with allow_leaks = true",
+            )
 
 
 def _tested(

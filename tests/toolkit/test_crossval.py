@@ -6,6 +6,7 @@ Training itself is stood in for by the tiny model files; dividing, scoring and r
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import toolkit.crossval
-from firmware_bridge.errors import ConfigError
+from firmware_bridge.errors import AuditError, ConfigError
 from tests.toolkit.trained import trained_run
 from toolkit.cli.crossval import command
 from toolkit.config import TrainConfig
@@ -81,6 +82,24 @@ def test_unseen_sets_can_be_tested_whole(sets: dict[str, Path], tmp_path: Path) 
     cells = said["rows"][0]["cells"]
     assert cells["west"]["images"] == len(plan.sets["west"])
     assert cells["east"]["images"] == len(plan.sets["east"].select(split="test"))
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_set_that_holds_pictures_of_another_is_no_outside_for_it(
+    sets: dict[str, Path], tmp_path: Path, everything: bool
+) -> None:
+    east, west = Index.read(sets["east"]), Index.read(sets["west"])
+    taken = east.select(split="train").rows[0]
+    shutil.copy(taken.path, tmp_path / "copy.jpg")
+    copy = replace(taken, path=tmp_path / "copy.jpg", patient_id="9", split="train" if everything else "test")
+    plan = Plan({"east": east, "west": west.with_rows([*west, copy])}, everything=everything)
+    options: dict[str, Any] = {"out": tmp_path / "out", "options": Options(resamples=10), "say": lambda _: None}
+    with pytest.raises(
+        AuditError, match=r"(?s)'east' would be tested on pictures.*1 pictures that are in east and west"
+    ):
+        crossval(plan, TrainConfig(), **options)
+    said = crossval(plan, TrainConfig(allow_leaks=True), **options)
+    assert len(said["rows"]) == 2
 
 
 def test_the_rows_of_three_sets() -> None:

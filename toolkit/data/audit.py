@@ -140,6 +140,16 @@ class AuditReport:
         """Paths of every pair: what `patient_split` must keep together."""
         return tuple((pair.a.path, pair.b.path) for pair in self.pairs)
 
+    def same_pictures(self) -> list[list[Xray]]:
+        """The X-rays of each picture that is there twice or more, in the order of the pairs."""
+        group_of: dict[Xray, list[Xray]] = {}
+        for pair in self.pairs:
+            a, b = (group_of.setdefault(row, [row]) for row in (pair.a, pair.b))
+            if a is not b:
+                a += b
+                group_of.update(dict.fromkeys(b, a))
+        return list({id(group): group for group in group_of.values()}.values())
+
     def after_split(self, index: Index) -> AuditReport:
         """The report for the same files with other splits, or for a part of them, without reading them again.
 

@@ -92,6 +92,15 @@ def test_many_copies_are_paired_with_the_first_only(some: list[Xray], tmp_path: 
     assert len(audit(Index((*some, *copies))).pairs) == 30
 
 
+def test_pictures_that_are_the_same_are_one_group_whichever_pairs_link_them(some: list[Xray], tmp_path: Path) -> None:
+    copies = [copied(some[0], tmp_path, f"{i}.jpg", split="") for i in range(2)]
+    near = changed(some[0], tmp_path, "near.png", patient_id="someone else")
+    other = copied(some[1], tmp_path, "other.jpg")
+    groups = audit(Index((*some, *copies, near, other))).same_pictures()
+    assert sorted(map(len, groups)) == [2, 4]
+    assert {row.path.name for row in max(groups, key=len)} == {some[0].path.name, "0.jpg", "1.jpg", "near.png"}
+
+
 def test_one_picture_with_two_labels(some: list[Xray], tmp_path: Path) -> None:
     exact = copied(some[0], tmp_path, "exact.jpg", label="pneumonia")
     near = changed(some[1], tmp_path, "near.png", label="pneumonia")
