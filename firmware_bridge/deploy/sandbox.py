@@ -156,8 +156,13 @@ def _text(path: Path) -> str:
 
 
 def signal_name(code: int) -> str:
-    """For a negative exit code, by which signal it ended."""
-    return f"ended by {signal.Signals(-code).name}" if code < 0 else ""
+    """For a negative exit code, by which signal it ended; empty for others."""
+    if code >= 0:
+        return ""
+    try:
+        return f"ended by {signal.Signals(-code).name}"
+    except ValueError:  # one of the real-time signals, most of which have no name
+        return f"ended by signal {-code}"
 
 
 def own(folder: Path) -> None:

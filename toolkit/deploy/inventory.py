@@ -29,6 +29,7 @@ from toolkit.deploy.toml import read_toml
 
 DEFAULT_WATCH = "/srv/cxr-edge"
 _ADDRESS = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[^@:\s\[\]]+)(?::(?P<port>\d{1,5}))?")
+_MOST_PORT = 65535
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -77,12 +78,12 @@ def parse_address(text: str) -> tuple[str, str, int]:
     """
     found = _ADDRESS.fullmatch(text)
     port = int(found["port"] or 0) if found else 0
-    if found is None or text.startswith("-") or port > 65535:
+    if found is None or text.startswith("-") or port > _MOST_PORT:
         raise ConfigError(
             f"'{text}' is no address of a host",
             expected="[user@]host[:port], with an IPv6 address in brackets",
             came=text,
-            do="mend --host",
+            do="mend it (--host, --jump, or the inventory)",
         )
     return found["user"] or "", found["host"].strip("[]"), port
 
@@ -141,7 +142,16 @@ def _checked(path: Path, where: str, table: Any) -> dict[str, Any]:
             raise _wrong(path, f"keys of [{where}] out of {', '.join(sorted(known))}", key)
         if not isinstance(value, kinds.get(key, str)) or isinstance(value, bool):
             raise _wrong(path, f"[{where}] {key} as a {kinds.get(key, str).__name__}", repr(value))
+        _check_content(path, f"[{where}] {key}", key, value)
     return dict(table)
+
+
+def _check_content(path: Path, where: str, key: str, value: Any) -> None:
+    texts = value.values() if key == "secrets" else value if isinstance(value, list) else ()
+    if not all(isinstance(text, str) for text in texts):
+        raise _wrong(path, f"{where} with texts in it", repr(value))
+    if key == "port" and not 0 <= value <= _MOST_PORT:
+        raise _wrong(path, f"{where} from 1 to {_MOST_PORT}", str(value))
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _LOADER = (
     "import sys;n=int(sys.stdin.buffer.readline());"
     'exec(compile(sys.stdin.buffer.read(n),"boot.py","exec"),{"__name__":"__main__"})'
 )
-_WORDS_BYTES = 4000
+_WORDS_BYTES, _WORDS_LIMIT_S = 4000, 2.0
 _SUDO = "let that user use sudo (`sudo usermod -aG sudo USER` on the device), or log in as root"
 
 
@@ -80,7 +80,7 @@ async def become_root(
             await asker
 
 
-async def _until_ready(host: Host, lines: Lines, ready: str, asker: asyncio.Future[str]) -> None:
+async def _until_ready(host: Host, lines: Lines, ready: str, asker: asyncio.Future[None]) -> None:
     while True:
         reader = asyncio.ensure_future(lines.next())
         waiting: set[asyncio.Future[Any]] = {reader, asker} if not asker.done() else {reader}
@@ -105,13 +105,20 @@ async def _until_ready(host: Host, lines: Lines, ready: str, asker: asyncio.Futu
         if line.endswith("no-sudo"):
             raise _no_root(host, "there is no sudo", "log in as root, or install sudo for that user")
         if not raw:
-            raise _no_root(host, (asker.done() and asker.result()) or "the shell ended", _SUDO)
+            await asyncio.wait({asker}, timeout=_WORDS_LIMIT_S)  # sudo says why on the other stream
+            if asker.done():
+                await asker
+            raise _no_root(host, "the shell ended", _SUDO)
 
 
 async def _answer_sudo(
     host: Host, process: asyncssh.SSHClientProcess[bytes], prompt: str, password: Callable[[], str | None]
-) -> str:
-    """Read what sudo says; give the password when it asks. Ends when sudo does, with its last words."""
+) -> None:
+    """Read what sudo says; give the password when it asks. Ends when sudo does.
+
+    Raises:
+        HostError: it does not take the password, there is none, or it said something else at its end.
+    """
     seen, asked = b"", False
     while piece := await process.stderr.read(1024):
         seen = (seen + piece)[-_WORDS_BYTES:]
@@ -131,7 +138,6 @@ async def _answer_sudo(
         process.stdin.write(secret.encode() + b"\n")
     if said := last_words(seen):
         raise _no_root(host, said, _SUDO)
-    return ""
 
 
 def _no_root(host: Host, came: str, do: str) -> HostError:

@@ -11,7 +11,7 @@ from firmware_bridge.deploy.release import BUNDLE_FILE, PLACE, TRUSTED_KEYS
 from firmware_bridge.deploy.unit import unit_text
 from firmware_bridge.errors import ConfigError, MissingExtraError
 from firmware_bridge.settings import Settings, section_kind
-from toolkit.deploy.inventory import Host, merge
+from toolkit.deploy.inventory import Host, merge, parse_address
 from toolkit.deploy.ssh_key import require_key
 from toolkit.deploy.targets import require_target
 
@@ -69,6 +69,8 @@ def prepare(host: Host, config: Mapping[str, Any]) -> Prepared:
         require_target(host.target)
         if host.key:
             require_key(Path(host.key))
+        if host.jump:
+            parse_address(host.jump)
         if host.sudo_password_file:
             _secret("sudo's password", Path(host.sudo_password_file))
         secrets = {name: _secret(name, Path(file)) for name, file in host.secrets.items()}

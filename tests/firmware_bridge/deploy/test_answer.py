@@ -12,7 +12,7 @@ import pytest
 from firmware_bridge.deploy.answer import checked_engines, checked_error, checked_proof
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.proving import chosen_settings
-from firmware_bridge.deploy.sandbox import unit_text
+from firmware_bridge.deploy.sandbox import signal_name, unit_text
 from firmware_bridge.errors import DeployError
 
 ROW = {
@@ -79,6 +79,10 @@ def test_words_reach_a_terminal_without_control_characters() -> None:
     assert set(checked_error("nothing").values()) == {"not said"}
     engines = checked_engines({"engines": [{"model": "m", "error": "", "seconds": 3, "built": True}], "reason": ""})
     assert engines["engines"] == [{"model": "m", "error": "", "seconds": 3.0, "built": True}]
+
+
+def test_a_signal_is_told_by_its_name_where_it_has_one() -> None:
+    assert [signal_name(code) for code in (1, -9, -35)] == ["", "ended by SIGKILL", "ended by signal 35"]
 
 
 def test_a_proof_runs_as_nobody_that_a_service_runs_as() -> None:

@@ -170,6 +170,16 @@ def test_a_shell_that_waits_for_somebody_is_told_by_its_last_words(tmp_path: Pat
     assert caught.value.came == "Choose a kernel [1]:"
 
 
+def test_why_sudo_refuses_is_told_in_its_own_words(tmp_path: Path) -> None:
+    async def refused(process: Process) -> None:
+        process.stderr.write(b"pi is not in the sudoers file.\n")
+        process.exit(1)
+
+    with pytest.raises(HostError, match="no way to become root") as caught:
+        ask(refused, tmp_path)
+    assert caught.value.came == "pi is not in the sudoers file."
+
+
 def test_a_line_without_an_end_is_cut_off(tmp_path: Path) -> None:
     async def endless(process: Process) -> None:
         with contextlib.suppress(OSError, asyncssh.Error):

@@ -40,6 +40,7 @@ address = "10.0.0.3"
         ('target = "toaster"', ["there is no target 'toaster'", "rpi-os-12"]),
         ('key = "none"', ["the SSH key", "No such file"]),
         ('sudo_password_file = "none.txt"', ["sudo's password", "none.txt"]),
+        ('jump = "the gate"', ["'the gate' is no address", "the inventory"]),
         ('watch = "/srv/a:b"', ["the watched folder"]),
         ('watch = "/srv/a\\tb"', ["the watched folder"]),
         ('watch = "/srv/../etc"', ["the watched folder"]),
