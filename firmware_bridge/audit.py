@@ -68,8 +68,8 @@ class AuditLog:
             self._open()
         while rows := self._store.results_after(self.head.seq, limit=_BATCH):
             batch: list[Mapping[str, Any]] = []
-            for seq, record in rows:
-                fields = self._fields(seq, record)
+            for seq, record, golden in rows:
+                fields = self._fields(seq, record, golden=golden)
                 month = str(fields["time"])[:7]
                 # Never back to an older file, whatever the clock says.
                 if month > month_of(self.head.file):
@@ -81,9 +81,9 @@ class AuditLog:
             self._store.anchor(self.head)
         return self.head.seq
 
-    def _fields(self, seq: int, record: str) -> Mapping[str, Any]:
+    def _fields(self, seq: int, record: str, *, golden: bool) -> Mapping[str, Any]:
         try:
-            return result_fields(seq, record)
+            return {**result_fields(seq, record), **({"golden": True} if golden else {})}
         except (LookupError, TypeError) as error:
             raise self._store.damaged(error) from error
 

@@ -97,16 +97,18 @@ class AnchorStore:
             row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='result'").fetchone()
         return int(row[0]) if row else 0
 
-    def results_after(self, seq: int, *, limit: int) -> list[tuple[int, str]]:
-        """(seq, record) of later results, oldest first."""
+    def results_after(self, seq: int, *, limit: int) -> list[tuple[int, str, bool]]:
+        """(seq, record, whether it is of a deployment's golden X-ray) of later results, oldest first."""
         with self._translated():
-            query = "SELECT seq, record FROM result WHERE seq>? ORDER BY seq LIMIT ?"
-            return [(seq, checked(record)) for seq, record in self._db.execute(query, (seq, limit)).fetchall()]
+            # As `Stored.is_selftest`.
+            query = "SELECT seq, record, sent_s IS made_s FROM result WHERE seq>? ORDER BY seq LIMIT ?"
+            rows = self._db.execute(query, (seq, limit)).fetchall()
+            return [(seq, checked(record), bool(golden)) for seq, record, golden in rows]
 
     def following(self, seq: int) -> tuple[int, str] | None:
         """The first result behind that one."""
         rows = self.results_after(seq, limit=1)
-        return rows[0] if rows else None
+        return rows[0][:2] if rows else None
 
     def damaged(self, error: Exception) -> ResourceError:
         """The error for a row that is not what was written."""

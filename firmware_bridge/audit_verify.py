@@ -36,7 +36,8 @@ class Verdict:
 
     Attributes:
         lines: how many there are.
-        results: how many of them are outcomes.
+        results: how many of them are outcomes of X-rays that came in.
+        golden: how many are outcomes of a deployment's golden X-rays, which are nobody's results.
         head: the hash of the last line.
         faults: the first of them, at most 20; none: the log is whole.
         notes: what the log itself says of power cuts and of journals that were exchanged.
@@ -45,6 +46,7 @@ class Verdict:
 
     lines: int = 0
     results: int = 0
+    golden: int = 0
     head: str = FIRST_PREV
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -114,7 +116,10 @@ def _chain(folder: Path, verdict: Verdict) -> Iterator[tuple[Path, int, Line]]:
                 _check_place(verdict, path, number, line=line, last=last)
                 last = line
                 verdict.lines += 1
-                verdict.results += line.kind == "result"
+                if line.kind == "result":
+                    golden = line.fields.get("golden") is True
+                    verdict.golden += golden
+                    verdict.results += not golden
                 verdict.head = line.hash
                 yield path, number, line
 

@@ -16,6 +16,8 @@ from firmware_bridge.audit_line import files_of, month_after, read_line
 from firmware_bridge.audit_verify import Verdict, verify
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.journal import Arrival, Journal, Outcome
+from firmware_bridge.results_export import Choice, export_lines
+from toolkit.cli.main import run
 
 NUMBER = 12
 
@@ -48,13 +50,13 @@ class Device:
             self.log.close()
             self.log = None
 
-    def results(self, number: int, *, month: str = "2026-11") -> None:
+    def results(self, number: int, *, month: str = "2026-11", reported: bool = True) -> None:
         for _ in range(number):
             self.made += 1
             text = record(self.made, month=month)
             path = self.state / f"{self.made}.jpg"
             (row,) = self.journal.take([Arrival(path, f"{self.made:064x}", 1, 1)])
-            self.journal.settle([Outcome(row.seq, path, json.loads(text)["id"], text)])
+            self.journal.settle([Outcome(row.seq, path, json.loads(text)["id"], text, reported)])
 
     def lines(self) -> list[bytes]:
         return [raw for path in files_of(self.state / "audit") for raw in path.read_bytes().splitlines(keepends=True)]
@@ -94,6 +96,19 @@ def test_a_log_that_nobody_touched_is_whole(logged: Device) -> None:
     assert fields["score"] == 0.01
     assert fields["threshold"] == 0.5
     assert {"seq", "time", "id", "image", "bundle", "decision", "prev", "hash"} <= fields.keys()
+
+
+def test_golden_xrays_of_a_deployment_have_lines_and_are_no_results(
+    logged: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged.results(2, month="2026-12", reported=False)
+    logged.results(1, month="2026-12")
+    assert logged.open().follow() == NUMBER + 3
+    verdict = verify(logged.state)
+    assert (verdict.faults, verdict.results, verdict.golden) == ([], NUMBER + 1, 2)
+    assert len(list(export_lines(logged.state, form="jsonl", choice=Choice()))) == verdict.results
+    assert run(["audit", "verify", "--state", str(logged.state)]) == 0
+    assert f"{NUMBER + 1} results, 2 golden X-rays of deployments. Head" in capsys.readouterr().out
 
 
 def change(lines: list[bytes]) -> list[bytes]:

@@ -34,7 +34,8 @@ def verify(*, state: Path | None, watch: Path | None, config: Path | None, head:
     for fault in verdict.faults:
         click.echo(f"fault: {fault}")
     waiting = f", {verdict.waiting} more wait for theirs" if verdict.waiting else ""
-    click.echo(f"{verdict.lines} lines, {verdict.results} results{waiting}. Head: {verdict.head}")
+    golden = f", {verdict.golden} golden X-rays of deployments" if verdict.golden else ""
+    click.echo(f"{verdict.lines} lines, {verdict.results} results{golden}{waiting}. Head: {verdict.head}")
     if verdict.faults:
         raise AuditLogError(
             f"the audit log in {folder} is not the one that was written",

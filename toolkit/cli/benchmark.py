@@ -10,6 +10,7 @@ import click
 
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.result import NOTICE
+from toolkit.cli.bundle_file import BUNDLE_FILE, BUNDLE_HELP
 from toolkit.cli.hosts import Reach, for_hosts, leave, run_async
 
 
@@ -34,8 +35,8 @@ from toolkit.cli.hosts import Reach, for_hosts, leave, run_async
 @click.option("--agent", is_flag=True, help="Measure the whole agent beside a bare loop of the same work.")
 @click.option(
     "--bundle",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="With --agent: the bundle that scores.",
+    type=BUNDLE_FILE,
+    help=f"With --agent: what scores. {BUNDLE_HELP}.",
 )
 @click.option("--count", default=300, show_default=True, type=click.IntRange(2), help="With --agent: so many files.")
 @click.option(

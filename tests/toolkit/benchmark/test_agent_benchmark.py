@@ -49,7 +49,15 @@ def test_the_bare_loop_scores_every_file(bundle: Path, samples: Path) -> None:
     assert seconds > 0
 
 
-def test_what_is_missing_is_told(bundle: Path, samples: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_told(
+    bundle: Path, samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["benchmark", "--images", str(samples)]) == 2
     assert run(["benchmark", "--agent", "--images", str(samples)]) == 2
     assert run(["benchmark", "--agent", "--bundle", str(bundle), "--images", str(tmp_path)]) == 3
+    # As far as the folder without X-rays: the bundle that comes with the package was found.
+    capsys.readouterr()
+    assert run(["benchmark", "--agent", "--bundle", "cxr-edge/kermany", "--images", str(tmp_path)]) == 3
+    assert "expected: X-rays as .jpg" in capsys.readouterr().err
+    assert run(["benchmark", "--agent", "--bundle", "cxr-edge/nobody", "--images", str(tmp_path)]) == 2
+    assert "no bundle called 'nobody'" in capsys.readouterr().err
