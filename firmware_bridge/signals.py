@@ -1,13 +1,22 @@
-"""Signals, passed on to whoever they are for in a thread of its own."""
+"""Signals, held until somebody can act on them, then passed on to whoever they are for in a thread of its own."""
 
 from __future__ import annotations
 
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+
+
+def hold(numbers: Collection[int]) -> None:
+    """Have these signals wait in the kernel: until `passed_on` is entered, and again from when it is left.
+
+    For a program that takes a while to start. A signal is not lost then, and does not end it half-way; one that comes
+    when all is done does not turn its exit code into a failure.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
 
 @contextmanager
@@ -30,9 +39,11 @@ def passed_on(actions: Mapping[int, Callable[[], None]]) -> Iterator[None]:
 
     threading.Thread(target=pass_on, name="signals", daemon=True).start()
     before = {number: signal.signal(number, on_signal) for number in actions}
+    held = signal.pthread_sigmask(signal.SIG_UNBLOCK, actions)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         for number, handler in before.items():
             signal.signal(number, handler)
         came.put(0)

@@ -15,7 +15,7 @@ import click
 
 from firmware_bridge.errors import CxrEdgeError, ResourceError
 from firmware_bridge.result import NOTICE
-from toolkit.cli.main import EXIT_INTERRUPTED, as_cxr_edge_error
+from toolkit.cli.commands import EXIT_INTERRUPTED, as_cxr_edge_error
 from toolkit.config import TrainConfig
 from toolkit.data.index import Index, Xray
 from toolkit.demo_broker import DemoBroker, Subscriber

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from firmware_bridge.settings import SECTIONS
 from tests.docs.blocks import PAGES, Block, blocks, words
-from toolkit.cli.main import COMMANDS, cxr_edge
+from toolkit.cli.commands import COMMANDS, cxr_edge
 from toolkit.schema import schema_of
 
 if sys.version_info >= (3, 11):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,7 +28,6 @@ from toolkit.lungs.asset import packaged_lungs
 from toolkit.schema import schema_of
 
 DATA = Path(__file__).resolve().parent.parent / "data"
-LISTENS_WITHIN_S = 3.0
 DEADLINE_S = 30.0
 RECORDS = Draft202012Validator(schema_of("result"))
 
@@ -143,7 +143,6 @@ class Agent:
         command = [*self.inside, sys.executable, *self.program, "agent", "--watch", str(self.watch)]
         command += ["--bundle", str(self.bundle), "--state", str(self.state), *options]
         with self.log.open("ab") as log:
-            self._began = log.tell()
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
 
     def run(self, *options: str) -> int:
@@ -161,15 +160,19 @@ class Agent:
         self._process.wait()
 
     def terminate(self) -> int:
-        """Stop it in order; a start that has not yet come to listening for signals is waited for."""
+        """Stop it in order, however young it is."""
         assert self._process is not None
-        deadline_s = time.monotonic() + LISTENS_WITHIN_S
-        while self.running and b" agent " not in self.log.read_bytes()[self._began :]:
-            if time.monotonic() > deadline_s:
-                break  # a test that logs less than its start
-            time.sleep(0.02)
+        until(lambda: not self.running or self.minds(signal.SIGTERM, "SigBlk", "SigCgt"))
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
+
+    def minds(self, number: int, *masks: str) -> bool:
+        """Whether a signal is in one of these masks (proc(5), /proc/PID/status). Python itself needs a moment."""
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+            found = [int(line.split()[1], 16) for line in lines if line.partition(":")[0] in masks]
+            return any(mask >> (number - 1) & 1 for mask in found)
+        return False
 
     @property
     def pid(self) -> int | None:

@@ -120,6 +120,26 @@ def test_sighup_reads_the_config_again(agent: Agent, manager: Manager, xrays: Xr
     assert agent.terminate() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_agent_that_is_stopped_while_it_starts_ends_in_order(agent: Agent, manager: Manager, number: int) -> None:
+    agent.start(environment=manager.environment())
+    until(lambda: agent.minds(number, "SigBlk"))
+    assert agent.pid is not None
+    os.kill(agent.pid, number)
+    assert agent.wait() == 0
+    until(lambda: manager.count("STOPPING=1") == 1)
+    assert manager.count("READY=1") == 1  # systemd takes an end before it for a failure
+    assert "Traceback" not in agent.log.read_text()
+
+
+def test_a_reload_while_it_starts_is_not_lost(agent: Agent, manager: Manager) -> None:
+    agent.start(*config(agent, "[log]\n"), environment=manager.environment())
+    until(lambda: agent.minds(signal.SIGHUP, "SigBlk"))
+    hang_up(agent)
+    until(lambda: manager.count("READY=1") == 2)
+    assert agent.terminate() == 0
+
+
 def ours(agent: Agent) -> list[str]:
     """The log without the line that the runtime writes itself."""
     return [line for line in agent.log.read_text().splitlines() if not line.startswith("INFO: Created TensorFlow Lite")]

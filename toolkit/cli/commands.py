@@ -1,9 +1,8 @@
-"""Entry point of `cxr-edge`: subcommands are imported only when called, so that the agent starts fast."""
+"""The subcommands of `cxr-edge`, imported only when called (the agent starts fast); their errors and exit codes."""
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,17 +48,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 @click.version_option(package_name="cxr-edge")
 def cxr_edge() -> None:
     """Chest X-ray models onto small devices."""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `cxr-edge` and leave with its exit code; what goes wrong becomes a message, never a traceback.
-
-    Only an error that nobody foresaw keeps its traceback: it is a bug, and the traceback is what a report of it needs.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names may hold bytes that are no text; they must not end a run that has already done its work.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +106,3 @@ def as_cxr_edge_error(error: BaseException) -> CxrEdgeError | None:
         if extra is not None:
             return MissingExtraError.for_module(error.name, extra)
     return None
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import pytest
 
 from firmware_bridge.errors import BrokerError, ConfigError, MissingExtraError, ResourceError
 from firmware_bridge.result import NOTICE
-from toolkit.cli import main as main_module
+from toolkit.cli import commands as main_module
 
 Give = Callable[[BaseException | int], int]
 
