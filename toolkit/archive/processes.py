@@ -89,6 +89,9 @@ class Processes:
         """Take leave of a worker that is gone; how it ended."""
         place.pipe.close()
         place.process.join(_CLOSE_S)
+        if place.process.exitcode is None:  # it hangs in its end
+            place.process.kill()
+            place.process.join()
         code = place.process.exitcode
         how = f"the worker ended with exit code {code}"
         if code is not None and code < 0:

@@ -43,6 +43,7 @@ class RayEngine:
             check_answers(address)
         self._address = address
         self._running = 0
+        self._found: list[Done | Died] = []
         handed = Handed(setup)
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -70,6 +71,8 @@ class RayEngine:
     def submit(self, task: Task) -> None:
         """Hand a task over."""
         self._running += 1
+        # Else, with many actors, both ends come to wait in `send` until the other one reads.
+        self._drain(0)
         try:
             self._pipe.send((task.number, task.to_send()))
         except OSError as error:
@@ -81,16 +84,20 @@ class RayEngine:
         Raises:
             ClusterError: the cluster is gone.
         """
-        found: list[Done | Died] = []
-        deadline_s = time.monotonic() + timeout_s
-        while self._pipe.poll(0 if found else max(0.0, deadline_s - time.monotonic())):
-            answer = self._receive(0)
-            if isinstance(answer, Done | Died):
-                found.append(answer)
+        self._drain(timeout_s)
+        found, self._found = self._found, []
         self._running -= len(found)
         if time.monotonic() - self._heard_s > _SILENCE_S:
             raise self._gone()
         return found
+
+    def _drain(self, timeout_s: float) -> None:
+        """Take what has come; where nothing has, wait for it."""
+        deadline_s = time.monotonic() + timeout_s
+        while self._pipe.poll(0 if self._found else max(0.0, deadline_s - time.monotonic())):
+            answer = self._receive(0)
+            if isinstance(answer, Done | Died):
+                self._found.append(answer)
 
     def _receive(self, timeout_s: float) -> Any:
         try:

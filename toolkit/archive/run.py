@@ -192,10 +192,10 @@ class _Listing:
         self.skipped = 0
         self._source, self._seen, self._not_into = source, seen, not_into
 
-    def to_do(self) -> Iterator[Item]:
-        """Each X-ray that is not done, once."""
+    def to_do(self) -> Iterator[Item | None]:
+        """Each X-ray that is not done, once; None as from `listed_ahead`."""
         for item in listed_ahead(self._source.items(self.passed, not_into=self._not_into)):
-            if self._seen.add(item.path):
+            if item is None or self._seen.add(item.path):
                 yield item
             else:
                 self.skipped += 1

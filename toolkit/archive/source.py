@@ -137,9 +137,10 @@ class Source:
 
     def count(self) -> int | None:
         """How many X-rays there are, listed once more; None where that fails. For the time left, not for the work."""
-        if self._dataset is not None:
-            return int(self._dataset.count_rows())
-        with suppress(InputError):
+        # A thread of its own calls this: what else goes wrong there, the run itself will meet and tell.
+        with suppress(Exception):
+            if self._dataset is not None:
+                return int(self._dataset.count_rows())
             return sum(1 for _ in self.items(Passed()))
         return None
 
@@ -192,5 +193,8 @@ def without_secrets(address: str) -> str:
     """An address without user, password and query: it is stored and shown."""
     if "://" not in address:
         return address
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # such as a bracket that nothing closes
+        return f"{address.partition('://')[0]}://…"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -244,6 +244,43 @@ def test_only_the_deadly_one_is_given_up() -> None:
     assert sum("5" in task for task in engine.tasks) == 3
 
 
+class Wide(Careless):
+    """An engine that takes whatever comes, as one of a thousand actors does."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self._all: list[Task] = []
+
+    @property
+    def free(self) -> int:
+        return 1000
+
+    def submit(self, task: Task) -> None:
+        self._all.append(task)
+
+    def wait(self, timeout_s: float) -> list[Done | Died]:
+        done, self._all = self._all, []
+        return [Done(task.number, [Scored({"path": item.path}, True) for item in task.items]) for task in done]
+
+
+def test_what_is_finished_does_not_wait_for_a_listing_that_stalls() -> None:
+    from toolkit.archive.dispatch import dispatch, listed_ahead
+
+    looked = threading.Event()
+
+    def stalling() -> Iterator[Item]:
+        yield from (Item(str(number), "") for number in range(40))
+        assert looked.wait(WAIT_S)
+        yield Item("last", "")
+
+    found: list[str] = []
+    for some in dispatch(listed_ahead(stalling()), Wide()):
+        found += [item.path for item, _ in some]
+        if len(found) == 40:
+            looked.set()
+    assert found == [*map(str, range(40)), "last"]
+
+
 def test_a_listing_that_fails_raises_where_it_is_used() -> None:
     from toolkit.archive.dispatch import listed_ahead
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ import pytest
 
 from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadable_of
 from tests.toolkit.archive.ray_nodes import Node, free_port, started
+from toolkit.archive.engine import Task
+from toolkit.archive.names import Item
+from toolkit.archive.ray_engine import RayEngine
+from toolkit.archive.run import ScoreOptions, _prepare
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs Ray: pip install '.[ray]'", allow_module_level=True)
@@ -52,6 +57,28 @@ def test_the_same_scores_to_the_last_bit(archive: Path, out: Path, tmp_path: Pat
         assert table(local)
         one, other = ([{k: v for k, v in row.items() if k not in times} for row in table(p)] for p in (out, local))
         assert one == other
+
+
+def test_many_answers_and_many_tasks_at_once_do_not_wait_for_each_other() -> None:
+    """With two actors and names so long that one task, or two answers, fill a pipe."""
+    setup, _ = _prepare(ScoreOptions())
+    names = [f"/{number}" + "/y" * 2000 for number in range(32)]
+    items = tuple(Item(name, name) for name in names)
+    engine = RayEngine(setup, workers=2, address="")
+    try:
+        for number in (1, 2):
+            engine.submit(Task(number, items))
+        time.sleep(5.0)  # both are answered, and nobody has looked
+        rest = threading.Thread(target=lambda: [engine.submit(Task(number, items)) for number in (3, 4)], daemon=True)
+        rest.start()
+        rest.join(60.0)
+        assert not rest.is_alive()
+        found: list[int] = []
+        while len(found) < 4:
+            found += [one.number for one in engine.wait(1.0)]
+        assert sorted(found) == [1, 2, 3, 4]
+    finally:
+        engine.close()
 
 
 def test_a_cluster_that_does_not_answer(archive: Path, out: Path) -> None:
