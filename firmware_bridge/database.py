@@ -24,9 +24,13 @@ def open_database(path: Path, tables: str) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     # Autocommit: transactions are opened by hand, where they begin and end.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.executescript(tables)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.executescript(tables)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS object (
   failure TEXT                 -- why it was given up
 );
 CREATE INDEX IF NOT EXISTS object_unsent ON object (seq) WHERE sent_s IS NULL AND failure IS NULL;
+CREATE INDEX IF NOT EXISTS object_sent ON object (sent_s) WHERE sent_s IS NOT NULL;
 """
 
 
@@ -60,6 +61,7 @@ class ReportOutbox:
         self.folder = state / folder
         self._suffix = suffix
         self._mutex = threading.Lock()
+        self._counted: tuple[int, dict[str, int]] = (-1, {})  # at so many changes of the database
         with self._translated():
             self._db = open_database(self.folder / "outbox.sqlite", _TABLES)
             self._db.execute("INSERT OR IGNORE INTO progress VALUES (1, ?)", (first_seq,))
@@ -127,8 +129,12 @@ class ReportOutbox:
                    coalesce(sum(sent_s IS NULL AND failure IS NOT NULL), 0),
                    coalesce(sum(sent_s IS NOT NULL), 0), (SELECT result_seq FROM progress) FROM object"""
         with self._mutex, self._translated():
-            waiting, parked, sent, made_to = self._db.execute(query).fetchone()
-        return {"waiting": waiting, "parked": parked, "sent": sent, "made_to": made_to}
+            # Asked for every second, and a look at months of rows each time is much for a small device.
+            if self._counted[0] != self._db.total_changes:
+                waiting, parked, sent, made_to = self._db.execute(query).fetchone()
+                found = {"waiting": waiting, "parked": parked, "sent": sent, "made_to": made_to}
+                self._counted = (self._db.total_changes, found)
+            return dict(self._counted[1])
 
     def close(self) -> None:
         """Close the file."""

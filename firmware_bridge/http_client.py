@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import http.client
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -145,6 +147,36 @@ def tls_context(address: Address, ca: Path | None, *, key: str) -> ssl.SSLContex
     return context
 
 
+@contextlib.contextmanager
+def _hung_up_after(limit_s: float, sock: socket.socket) -> Iterator[None]:
+    """End a conversation that is not over after so long: one byte now and then keeps every read within its timeout.
+
+    Raises:
+        TimeoutError: it was ended.
+    """
+    late = threading.Event()
+
+    def hang_up() -> None:
+        late.set()
+        with contextlib.suppress(OSError):
+            # Not the method of a TLS socket: that one forgets the encryption under whoever reads.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(limit_s, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if late.is_set():
+            raise TimeoutError(f"the answer was not whole after {limit_s:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError(f"the answer was not whole after {limit_s:g} s")
+
+
 class HttpClient:
     """Asks one server. Not thread-safe.
 
@@ -218,11 +250,21 @@ class HttpClient:
     def _ask_once(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], most_bytes: int
     ) -> Answer:
+        sent = {**self._headers(), **headers}
         connection = self._connection = self._connection or self._connect()
-        connection.request(method, f"{self.address.path}{path}", body, {**self._headers(), **headers})
-        deadline_s = time.monotonic() + 10 * self._timeout_s
-        answer = connection.getresponse()
-        body_parts, size = [], 0
+        if connection.sock is None:
+            connection.connect()
+        with _hung_up_after(10 * self._timeout_s, connection.sock):
+            connection.request(method, f"{self.address.path}{path}", body, sent)
+            answer = connection.getresponse()
+            whole = self._whole(answer, most_bytes)
+        if answer.will_close:
+            self.close()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, whole)
+
+    def _whole(self, answer: http.client.HTTPResponse, most_bytes: int) -> bytes:
+        """The body of an answer."""
+        parts, size = [], 0
         while chunk := answer.read(_CHUNK_BYTES):
             size += len(chunk)
             if size > most_bytes:
@@ -232,14 +274,10 @@ class HttpClient:
                     came="more",
                     do="check what answers at that address",
                 )
-            if time.monotonic() > deadline_s:
-                raise TimeoutError(f"the answer was not whole after {10 * self._timeout_s:g} s")
-            body_parts.append(chunk)
+            parts.append(chunk)
         if answer.length:  # `read` with a size takes an early end for the end
             raise http.client.IncompleteRead(b"", answer.length)
-        if answer.will_close:
-            self.close()
-        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, b"".join(body_parts))
+        return b"".join(parts)
 
     def _connect(self) -> http.client.HTTPConnection:
         host, port, timeout_s = self.address.host, self.address.port, self._timeout_s

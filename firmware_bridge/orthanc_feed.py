@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS instance (
   changed_s REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS instance_state ON instance (state, tries, changed_s);
+CREATE INDEX IF NOT EXISTS instance_changed ON instance (changed_s);
 """
 
 
@@ -73,6 +74,7 @@ class Feed:
 
     def __init__(self, state: Path) -> None:
         self.folder = state / FOLDER
+        self._counted: tuple[int, dict[str, int]] = (-1, {})  # at so many changes of the database
         with self._translated():
             self._db = open_database(self.folder / "feed.sqlite", _TABLES)
 
@@ -169,8 +171,12 @@ class Feed:
     def counts(self) -> dict[str, int]:
         """How many are in each state."""
         with self._translated():
-            found = dict(self._db.execute("SELECT state, count(*) FROM instance GROUP BY state").fetchall())
-        return {state: int(found.get(state, 0)) for state in (SEEN, FETCHED, STORED, REFUSED, GONE, FAILED)}
+            # Asked for at every look at Orthanc, and months of rows each time are much for a small device.
+            if self._counted[0] != self._db.total_changes:
+                found = dict(self._db.execute("SELECT state, count(*) FROM instance GROUP BY state").fetchall())
+                states = {state: int(found.get(state, 0)) for state in (SEEN, FETCHED, STORED, REFUSED, GONE, FAILED)}
+                self._counted = (self._db.total_changes, states)
+        return dict(self._counted[1])
 
     def _write(self, statement: str, values: tuple[object, ...]) -> int:
         with self._translated():

@@ -1,0 +1,49 @@
+"""HTTP towards a server that does what no good one does."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from firmware_bridge.http_client import HttpClient, ServerError, parse_address
+
+WAIT_S = 60.0
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n"],
+    ids=["headers", "body"],
+)
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for_without_end(begin: bytes) -> None:
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client, contextlib.suppress(OSError):
+            client.recv(65536)
+            client.sendall(begin)
+            while not over.wait(0.05):  # sooner than any read times out
+                client.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), daemon=True)
+        thread.start()
+        address = parse_address(f"http://127.0.0.1:{server.getsockname()[1]}", key="url")
+        client = HttpClient(address, headers=dict, timeout_s=0.2)
+        told: list[str] = []
+
+        def ask() -> None:
+            with pytest.raises(ServerError) as caught:
+                client.ask("GET", "/")
+            told.append(caught.value.came)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(WAIT_S)
+        over.set()
+        thread.join(WAIT_S)
+    assert told == ["the answer was not whole after 2 s"]
