@@ -140,7 +140,7 @@ def require_signature(
 
 
 _UNKNOWN = "sign it with a key that is trusted ({how}), or add the key's public half to the trusted keys"
-_REVOKED = "sign it anew with a key that is trusted ({how}): nothing that a revoked key signed is taken"
+_REVOKED = "sign it anew with a key that is trusted ({how}), and bring that: nothing of a revoked key is taken"
 _CHANGED = "copy it again from where it was signed, or sign it again ({how})"
 _NOT_THEN = "sign it with a key that was valid then ({how}), or change the key's dates in the trusted keys"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from firmware_bridge.deploy.activate import activate
 from firmware_bridge.deploy.layout import UMASK, Layout
+from firmware_bridge.deploy.translate import translated
 from firmware_bridge.errors import CxrEdgeError
 from firmware_bridge.result import NOTICE
 
@@ -22,8 +23,6 @@ def main(arguments: list[str]) -> int:
     except CxrEdgeError as error:
         return _told(error)
     except OSError as error:
-        from firmware_bridge.deploy.serve import translated
-
         return _told(translated(error))
     return 0
 

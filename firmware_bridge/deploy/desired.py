@@ -24,7 +24,7 @@ from firmware_bridge.deploy.listing import Entry, dump_listing, hash_file, layer
 from firmware_bridge.deploy.orders import order, settle, settled_and_locked
 from firmware_bridge.deploy.proving import prove
 from firmware_bridge.deploy.release import BUNDLE, BUNDLE_FILE, Description, read_release, write_release
-from firmware_bridge.deploy.serve import translated
+from firmware_bridge.deploy.translate import translated
 from firmware_bridge.errors import BundleError, CxrEdgeError, DeployError, DowngradeError, RolledBack
 from firmware_bridge.files import write_atomically
 from firmware_bridge.update import READY, REFUSED, REPORT, ROLLED_BACK, RUNNING, dump_report

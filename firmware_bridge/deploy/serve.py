@@ -7,7 +7,6 @@ ordered. An answer is {"done": ...} or {"error": {...}}; before it may come {"pr
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -18,7 +17,8 @@ from typing import Any, BinaryIO, Protocol
 
 from firmware_bridge.deploy import install, keys, layers, manage, measure, orders, proving, release, secret_files
 from firmware_bridge.deploy.layout import UMASK, Layout
-from firmware_bridge.errors import CxrEdgeError, DeployError, ResourceError
+from firmware_bridge.deploy.translate import translated
+from firmware_bridge.errors import CxrEdgeError
 
 _PROGRESS_BYTES = 4_000_000
 # A connection that was cut without a goodbye says nothing for hours. The other end sends an empty line every few
@@ -204,30 +204,6 @@ class _Bounded(io.RawIOBase):
 def _told(error: Exception) -> dict[str, str]:
     known = error if isinstance(error, CxrEdgeError) else translated(error)
     return {"kind": type(known).__name__, **known.told()}
-
-
-def translated(error: Exception) -> CxrEdgeError:
-    """An error that is none of ours, as one that is."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(
-            "the device's disk is full",
-            expected="room for the new release beside the old one",
-            came=f"no space left ({error.filename or '/opt/cxr-edge'})",
-            do="free some space on the device (df -h shows where), then deploy again; what runs there was not touched",
-        )
-    if isinstance(error, OSError):
-        return ResourceError(
-            f"{error.filename or 'a file'} cannot be written on the device",
-            expected="a disk that can be written",
-            came=error.strerror or str(error),
-            do="mend that on the device (a worn SD card turns read-only), then deploy again",
-        )
-    return DeployError(
-        "the device's half of the deployment failed",
-        expected="no error that nobody foresaw",
-        came=f"{type(error).__name__}: {error}",
-        do="report it; the device runs what it ran before",
-    )
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:

@@ -109,6 +109,8 @@ def test_a_broker_that_is_down(
 ) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(f'[mqtt]\nurl = "mqtt://{deployed.cable.here}:1"\n')
+    planned = workstation.deploy(new, "--config", str(config), "--dry-run", hosts=[deployed])
+    assert "[mqtt] url default → " in "\n".join(planned.hosts[0]["told"])
     failed = workstation.deploy(new, "--config", str(config), hosts=[deployed])
     failed.failed("RolledBack", f"broker {deployed.cable.here}:1", "reachable from the device")
     require_runs(deployed, old, xray)
@@ -177,7 +179,13 @@ def test_status_rollback_logs_and_uninstall(
     require_runs(deployed, new, xray)
     status = workstation.run("status", "--json", hosts=[deployed])
     assert status.returncode == 0, status.stderr
-    assert len(json.loads(status.stdout)["hosts"]) == 1
+    (told,) = json.loads(status.stdout)["hosts"]
+    before, current = told["releases"]
+    assert current["put_together"] <= current["active_since"]
+    assert "put together" in workstation.run("status", hosts=[deployed]).stdout
+    unknown = workstation.run("rollback", "--to", "x", hosts=[deployed])
+    assert unknown.returncode == 10
+    assert f"{before['id']} (tiny of 2026-02-01T00:00:00Z)" in unknown.stderr
     rolled = workstation.run("rollback", "--watch", "1", hosts=[deployed])
     assert rolled.returncode == 0, rolled.stderr
     require_runs(deployed, old, xray)
