@@ -136,7 +136,8 @@ def _clean(layout: Layout, *, keep: int) -> None:
 
 def _roll_back(layout: Layout, id: str, asked: dict[str, Any], told: dict[str, str]) -> None:
     """Back to what ran before. Where nothing ran: nothing runs. The link goes back first, words come after."""
-    previous = asked.get("previous")
+    # Where the order rotted, the link still leads back.
+    previous = asked.get("previous") or layout.linked_id(layout.back)
     if previous and not layout.release(previous).is_dir():
         previous = None
     way_back.take(layout, previous)

@@ -77,7 +77,9 @@ def archive(layer: Layer, names: Collection[str]) -> Path:
     """
     part = layer_hash({name: layer.listing[name] for name in names})
     path = cache_folder() / "archives" / f"{layer.hash[:16]}-{part[:32]}.tar.gz"
-    if not path.is_file():
+    try:
+        os.utime(path)  # in use, so it is not an old one
+    except FileNotFoundError:
         _forget_old(path.parent)
         with replacing(path) as growing, growing.open("wb") as file:
             _write(layer, sorted(names), file)

@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncssh
 
-from firmware_bridge.errors import HostError
+from firmware_bridge.errors import ConfigError, HostError
 from toolkit.deploy.answers import printable
 from toolkit.deploy.inventory import Host, parse_address
 from toolkit.deploy.ssh_key import locked_keys, require_key
@@ -58,7 +58,7 @@ async def connected(host: Host, access: Access) -> AsyncIterator[asyncssh.SSHCli
 
     Raises:
         HostError: unreachable, refused, an unknown or a changed key, or it does not let us in.
-        ConfigError: our own key cannot be used.
+        ConfigError: our own key or the known hosts cannot be used.
     """
     async with AsyncExitStack() as stack:
         tunnel = None
@@ -117,6 +117,7 @@ async def _known_keys(host: Host, target: str, port: int, access: Access, *, tun
 
     Raises:
         HostError: the host is unknown, and nobody said that it may be trusted.
+        ConfigError: the file cannot be read.
     """
     if _is_known(access.known_hosts, target, port):
         return str(access.known_hosts)
@@ -139,10 +140,22 @@ async def _known_keys(host: Host, target: str, port: int, access: Access, *, tun
 
 
 def _is_known(file: Path, target: str, port: int) -> bool:
-    if not file.is_file():
+    """Whether the file says anything about this host.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if not file.exists():
         return False
-    addresses = ""
-    keys, authorities, *_ = asyncssh.match_known_hosts(str(file), target, addresses, port)
+    try:
+        keys, authorities, *_ = asyncssh.match_known_hosts(str(file), target, "", port)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the known hosts {file} cannot be read",
+            expected="a line of OpenSSH's for each host",
+            came=getattr(error, "strerror", None) or str(error),
+            do="mend that line or the path (--known-hosts)",
+        ) from error
     return bool(keys or authorities)
 
 

@@ -130,6 +130,16 @@ def test_a_first_release_that_fails_leaves_nothing(tmp_path: Path, log: Path) ->
     assert not layout.current.is_symlink()
 
 
+def test_an_order_that_rotted_goes_back_all_the_same(tmp_path: Path, log: Path) -> None:
+    layout, old, new = device(tmp_path / "root")
+    orders.order(layout, new, watch_s=1, keep=3, reason="test")
+    (layout.release(new) / ORDER).write_bytes(b"")
+    activate.activate(layout)
+    assert layout.linked_id(layout.current) == old
+    assert orders.outcome(layout, new)["previous"] == old
+    assert "restart cxr-edge.service" in log.read_text()
+
+
 @pytest.mark.parametrize("listened", [True, False])
 def test_root_waits_for_fetched_bundles_again_as_it_did_before(tmp_path: Path, log: Path, listened: bool) -> None:
     layout, _, _ = device(tmp_path / "root")

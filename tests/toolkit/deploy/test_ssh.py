@@ -85,6 +85,18 @@ def test_a_file_of_known_hosts_whose_last_line_is_open_keeps_it(host: Host, acce
     ]
 
 
+def test_known_hosts_that_cannot_be_read_are_named(host: Host, access: Access) -> None:
+    access.known_hosts.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="the known hosts") as caught:
+        say_hello(host, access)
+    assert caught.value.came == "Is a directory"
+    access.known_hosts.rmdir()
+    access.known_hosts.write_text("half a line\n<<<<<<<\n")
+    with pytest.raises(ConfigError, match="the known hosts") as caught:
+        say_hello(host, access)
+    assert "<<<<<<<" in caught.value.came
+
+
 @pytest.mark.parametrize("address", ["a" * 70 + ".example", "ü" * 70])
 def test_a_name_that_no_name_server_can_have(host: Host, access: Access, address: str) -> None:
     with pytest.raises(HostError) as caught:
