@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -53,6 +54,9 @@ def measure(
     finally:
         shutil.rmtree(work, ignore_errors=True)
         tidy(layout, keep=100)
+        for folder in (layout.layers, layout.base):
+            with contextlib.suppress(OSError):  # not empty: more than the benchmark is here
+                folder.rmdir()
 
 
 def _run(layout: Layout, work: Path, layers: Mapping[str, str], options: Sequence[str]) -> str:
