@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.fleet.devices import RESULT, Devices
+from firmware_bridge.errors import ConfigError
 from firmware_bridge.mqtt_message import connect_properties
 from tests.end_to_end.certificates import Authority
 
@@ -47,7 +49,12 @@ class Broker:
     def __init__(self, folder: Path, *, most_queued: int | None, tls: bool = False) -> None:
         program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
         if program is None:
-            sys.exit("error: there is no mosquitto.\n  do: apt-get install mosquitto")
+            raise ConfigError(
+                "there is no MQTT broker to measure",
+                expected="the program mosquitto",
+                came="none on the path",
+                do="apt-get install mosquitto",
+            )
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = int(sock.getsockname()[1])
@@ -67,6 +74,7 @@ class Broker:
         deadline_s = time.monotonic() + 10
         while not self._answers():
             if time.monotonic() > deadline_s:
+                self.close()
                 raise TimeoutError("Mosquitto does not answer")
             time.sleep(0.02)
 
@@ -138,10 +146,13 @@ class Collector:
 
 def measure(count: int, each: int, *, tls: bool = False) -> dict[str, Any]:
     """What so many devices cost, with `each` results of every one of them at once."""
-    with tempfile.TemporaryDirectory() as folder:
-        broker = Broker(Path(folder), most_queued=0, tls=tls)  # 0: no limit
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Broker(Path(folder), most_queued=0, tls=tls)) as broker,  # 0: no limit
+        closing(Devices(broker.port, count, ca=broker.ca)) as devices,
+    ):
         empty_kb = broker.resident_kb
-        devices, collector = Devices(broker.port, count, ca=broker.ca), Collector(broker.port, ca=broker.ca)
+        collector = Collector(broker.port, ca=broker.ca)
         begun_s, used_s = time.monotonic(), broker.processor_s
         devices.connect()
         connect_s, connect_wall_s = broker.processor_s - used_s, time.monotonic() - begun_s
@@ -163,10 +174,8 @@ def measure(count: int, each: int, *, tls: bool = False) -> dict[str, Any]:
         for _ in range(10):
             devices.telemetry()
         telemetry_s = (broker.processor_s - used_s) / (10 * count)
-        assert collector.came == 2 * count * each, f"{collector.came} of {2 * count * each}"
         collector.stop()
-        devices.close()
-        broker.close()
+        assert collector.came == 2 * count * each, f"{collector.came} of {2 * count * each}"
     return {
         "devices": count,
         "empty_kb": empty_kb,
@@ -185,9 +194,12 @@ def measure(count: int, each: int, *, tls: bool = False) -> dict[str, Any]:
 
 def lost(count: int, each: int) -> dict[str, Any]:
     """What a collector that was away finds, with Mosquitto's own limit of 1,000 messages for it."""
-    with tempfile.TemporaryDirectory() as folder:
-        broker = Broker(Path(folder), most_queued=None)
-        devices, collector = Devices(broker.port, count), Collector(broker.port)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Broker(Path(folder), most_queued=None)) as broker,
+        closing(Devices(broker.port, count)) as devices,
+    ):
+        collector = Collector(broker.port)
         devices.connect()
         collector.start()
         collector.stop()
@@ -195,8 +207,6 @@ def lost(count: int, each: int) -> dict[str, Any]:
         collector.start()
         collector.wait(lambda: collector.came == count * each, quiet_s=5.0)
         collector.stop()
-        devices.close()
-        broker.close()
     return {"sent": count * each, "refused": devices.refused, "came": collector.came}
 
 
@@ -224,4 +234,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
