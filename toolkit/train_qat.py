@@ -18,6 +18,7 @@ from toolkit.data.index import Index
 from toolkit.data.readers import read_class_folders
 from toolkit.data.split import patient_split
 from toolkit.deployable import require_deployable
+from toolkit.earlier_runs import refuse_learned
 from toolkit.extras import require_modules
 from toolkit.files import only_here, write_atomically
 from toolkit.interrupt import remembering_interrupts
@@ -175,7 +176,8 @@ def prepare_data(given: Index, config: TrainConfig, *, folder: Path, say: Say) -
     that the audit finds twice stay on one side.
 
     Raises:
-        AuditError: the splits leak and `config.allow_leaks` is off.
+        AuditError: the splits leak, or weights or a teacher have learned from what is held out, and
+            `config.allow_leaks` is off.
         ConfigError: the run was begun with other X-rays.
         InputError: the X-rays cannot be split.
     """
@@ -206,6 +208,7 @@ def prepare_data(given: Index, config: TrainConfig, *, folder: Path, say: Say) -
     counts = {split: len(index.select(split=split)) for split in ("train", "validation", "test")}
     say("X-rays: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
     _refuse_leaks(report, config, folder)
+    refuse_learned(index, config)
     return index, report
 
 

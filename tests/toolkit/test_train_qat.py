@@ -95,6 +95,26 @@ def test_a_test_split_that_is_kept_leaves_xrays_out_and_the_run_goes_on(samples:
     assert prepare_data(kept, CONFIG, folder=tmp_path / "t", say=_silent)[0] == begun
 
 
+@pytest.mark.parametrize("option", ["weights", "teacher"])
+def test_weights_and_teachers_that_learned_from_what_is_held_out_are_refused(
+    samples: Path, tmp_path: Path, option: str
+) -> None:
+    index = Index.read(samples / "index.csv")
+    earlier = tmp_path / "earlier"
+    weights = earlier / "float" / "final.weights.h5"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    config = replace(CONFIG, **{option: str(weights if option == "weights" else earlier)})  # type: ignore[arg-type]
+    index.write(earlier / "index.csv")
+    prepare_data(index, config, folder=tmp_path / "same", say=_silent)
+    turned = {"train": "test", "test": "train"}
+    index.with_rows(replace(row, split=turned.get(row.split, row.split)) for row in index).write(earlier / "index.csv")
+    learned = len(index.select(split="test"))
+    with pytest.raises(AuditError, match=rf"(?s)what --{option} names was trained on.*{learned} of them"):
+        prepare_data(index, config, folder=tmp_path / "other", say=_silent)
+    prepare_data(index, replace(config, allow_leaks=True), folder=tmp_path / "told", say=_silent)
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "xrays").mkdir()
     with pytest.raises(InputError):
