@@ -19,7 +19,17 @@ from calibration.bootstrap import (
     patient_bootstrap_all,
 )
 from calibration.calibrate import bins_for
-from calibration.metrics import auprc, auroc, brier, confusion_at, ece, ece_by_chance, reliability, roc_curve
+from calibration.metrics import (
+    auprc,
+    auroc,
+    brier,
+    confusion_at,
+    ece,
+    ece_by_chance,
+    predictive_values,
+    reliability,
+    roc_curve,
+)
 from toolkit.confounding import confounding
 from toolkit.data.index import Xray
 from toolkit.data.shortcuts import ATTRIBUTES, attribute_aurocs
@@ -192,6 +202,12 @@ def metrics(
     for name, side in (("sensitivity", positive), ("specificity", ~positive)):
         if name in found:
             found[name] = exact_when_collapsed(found[name], patients=int(np.unique(patients[side]).size))
+    if has_positive and has_negative and threshold is not None:
+        # Nobody called wrongly, in any resample: what sensitivity and specificity may be at worst bounds them as well.
+        ends = [found[name].low for name in ("sensitivity", "specificity")]
+        for name, low in zip(("ppv", "npv"), predictive_values(*ends, prevalence=options.prevalence), strict=True):
+            if found[name].collapsed and found[name].value == 1.0:
+                found[name] = Interval(1.0, low, 1.0)
     return found
 
 

@@ -36,6 +36,16 @@ def test_a_set_in_figures(scored_set: Make) -> None:
     assert sum(value for key, value in counts.items() if key != "threshold") == 400
 
 
+def test_without_an_error_no_figure_at_the_threshold_is_certain(scored_set: Make) -> None:
+    found = summarise_set(scored_set("inside", strength=40.0), THRESHOLDS, OPTIONS)["results"]["int8"]["metrics"]
+    for name in ("sensitivity", "specificity", "ppv", "npv"):
+        assert found[name]["value"] == found[name]["high"] == 1.0
+        assert found[name]["low"] < 1.0
+    # About a hundred patients of each class: at worst 0.964 of each, so that of four called sick one is well.
+    assert found["specificity"]["low"] == pytest.approx(0.964, abs=0.01)
+    assert found["ppv"]["low"] == pytest.approx(0.75, abs=0.05)
+
+
 def test_groups_only_with_enough_of_both_classes(scored_set: Make) -> None:
     found = summarise_set(scored_set("inside", strength=2.0, n=120), THRESHOLDS, OPTIONS)
     groups = {(g["by"], g["group"]): g for g in found["results"]["int8"]["groups"]}
