@@ -23,13 +23,14 @@ from toolkit.config import TrainConfig, config_of, read_toml
 from toolkit.deployable import why_not_deployable
 from toolkit.evaluate import evaluate, parse_named_index
 from toolkit.files import write_atomically
+from toolkit.model_files import from_run
 from toolkit.score_index import NamedIndex
 from toolkit.summary import INSIDE, Json, Options
 from toolkit.summary_text import megabytes, number, with_interval
 from toolkit.tf import forget_graphs
 from toolkit.train_float import train_float
 from toolkit.train_qat import train_qat
-from toolkit.under_test import ModelUnderTest, from_run
+from toolkit.under_test import ModelUnderTest
 
 Say = Callable[[str], None]
 JSON_NAME, TEXT_NAME = "ablation.json", "ablation.md"

@@ -30,7 +30,8 @@ from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
 from toolkit.lungs.asset import FILE as LUNGS_FILE
 from toolkit.model_card import add_card
-from toolkit.under_test import NEGATIVE, POSITIVE, ModelUnderTest, from_run
+from toolkit.model_files import from_run
+from toolkit.under_test import NEGATIVE, POSITIVE, ModelUnderTest
 
 # So many X-rays of the validation split are scored to choose the golden ones from.
 _CANDIDATES = 64

@@ -19,12 +19,12 @@ from toolkit.data.audit import audit
 from toolkit.data.index import SEEN_SPLITS, Index, Xray
 from toolkit.evaluate import evaluate
 from toolkit.files import write_atomically
+from toolkit.model_files import from_run
 from toolkit.score_index import NamedIndex
 from toolkit.summary import INSIDE, Json, Options
 from toolkit.summary_text import number, with_interval
 from toolkit.tf import forget_graphs
 from toolkit.train_qat import prepare_data, train_qat
-from toolkit.under_test import from_run
 
 Say = Callable[[str], None]
 KINDS = ("single", "leave-one-out", "all")

@@ -20,8 +20,9 @@ from calibration.temperature import sigmoid
 from firmware_bridge.errors import ConfigError
 from toolkit.data.index import Index, Xray
 from toolkit.files import replacing
+from toolkit.model_files import from_bundle, from_file, from_run
 from toolkit.score_index import NamedIndex, score_index
-from toolkit.under_test import ModelUnderTest, from_bundle, from_file, from_run
+from toolkit.under_test import ModelUnderTest
 
 Floats = npt.NDArray[np.float64]
 _NEGATIVE, _POSITIVE = "0", "1"

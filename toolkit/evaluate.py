@@ -10,13 +10,14 @@ from pathlib import Path
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.result import NOTICE, utc_now
 from toolkit.data.index import SPLITS, Index
+from toolkit.differences import gaps, paired_differences
 from toolkit.extras import require_modules
 from toolkit.files import write_atomically
 from toolkit.progress import progress
 from toolkit.report_evaluation import evaluation_sections
 from toolkit.report_page import render
 from toolkit.score_index import NamedIndex, score_index, scores_csv
-from toolkit.summary import EVALUATION_KIND, INSIDE, Json, Options, ScoredSet, gaps, paired_differences, summarise_set
+from toolkit.summary import EVALUATION_KIND, INSIDE, Json, Options, ScoredSet, summarise_set
 from toolkit.summary_text import headline
 from toolkit.under_test import ModelUnderTest, baseline_of, labels_of, with_unique_names
 

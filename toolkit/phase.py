@@ -290,25 +290,3 @@ def _require_finite(loss: float, phase: Phase, name: str) -> None:
 def _log_loss(labels: npt.NDArray[np.int64], probabilities: Floats) -> float:
     p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     return float(-np.mean(np.where(labels == 1, np.log(p), np.log(1 - p))))
-
-
-def reestimate_batch_norm(model: Any, stream: BatchStream, *, batches: int = 30) -> None:
-    """Set every batch normalisation's moving mean and variance to the average over `batches` batches, in place.
-
-    After a phase the moving statistics still remember earlier weights; after pruning, weights that are gone.
-    """
-    layers = [x for x in model.submodules if isinstance(x, keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in layers]
-    call = tf.function(lambda x, m: _with_momentum(model, layers, x, m), reduce_retracing=True)
-    source = stream.plain_epoch(10**6)  # an order that no training epoch has
-    for done in range(min(batches, stream.steps)):
-        # momentum n/(n+1) makes the moving value the plain mean of n+1 batches.
-        call(tf.constant(next(source).x), tf.constant(done / (done + 1), tf.float32))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-
-
-def _with_momentum(model: Any, layers: list[Any], x: Any, momentum: Any) -> Any:
-    for layer in layers:
-        layer.momentum = momentum
-    return model(x, training=True)

@@ -23,9 +23,10 @@ from firmware_bridge.manifest import TFLITE, CalibrationEntry, GoldenEntry, Mani
 from toolkit.bundle import made_now, write_bundle
 from toolkit.extras import require_modules
 from toolkit.model_card import CARD, outdated_card
+from toolkit.model_files import from_bundle
 from toolkit.score_index import NamedIndex, score_index
 from toolkit.summary import ScoredSet
-from toolkit.under_test import ModelUnderTest, from_bundle
+from toolkit.under_test import ModelUnderTest
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from firmware_bridge.suitability import FILE, Judge, Statistics, contrast_of, me
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
 from toolkit.files import write_atomically
+from toolkit.model_files import from_run
 from toolkit.progress import progress
-from toolkit.under_test import ModelUnderTest, from_run
+from toolkit.under_test import ModelUnderTest
 
 _MOST_TRAIN = 1500  # more X-rays change no mean and no axis that matters
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from firmware_bridge.errors import ConfigError
 from toolkit.augment import Augmenter
 from toolkit.average import Averaging
+from toolkit.batch_norm import reestimate_batch_norm
 from toolkit.config import TrainConfig, read_config
 from toolkit.files import replacing, write_atomically
 from toolkit.follow import FollowingStream, with_features
@@ -22,18 +23,19 @@ from toolkit.freeze import freeze_below
 from toolkit.losses import Distillation
 from toolkit.mix import Mixing
 from toolkit.model import Architecture, build_classifier, copy_weights
-from toolkit.phase import Phase, Schedule, reestimate_batch_norm, run_phase
+from toolkit.phase import Phase, Schedule, run_phase
 from toolkit.progress import waiting
 from toolkit.prune import pruning_callbacks, seed_everything, strip_pruning, wrap_for_pruning
 from toolkit.qat import calibrate_ranges, quantize_aware
-from toolkit.stream import BatchStream, TrainingSet
+from toolkit.stream import BatchStream, Floats, TrainingSet
 from toolkit.training_data import TrainingData
 from toolkit.weights import load_initial_weights, load_weights
 from toolkit.workers import Workers, alone
 
 Say = Callable[[str], None]
-_CALIBRATION = 10**6 + 1  # an order that no training epoch has
-_CALIBRATION_BATCHES = 8
+# Orders that no training epoch has, and how many batches are drawn in them.
+_STATISTICS, _STATISTICS_BATCHES = 10**6, 30
+_CALIBRATION, _CALIBRATION_BATCHES = 10**6 + 1, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +266,12 @@ class _Run:
             quantized = quantize_aware(pruned, input_scale=self.arch.input_scale)
         stream = self.stream(2)
         with waiting("qat: ranges of the activations"):
-            some = itertools.islice(stream.plain_epoch(_CALIBRATION), _CALIBRATION_BATCHES)
-            calibrate_ranges(quantized, pruned, [batch.x for batch in some])
+            calibrate_ranges(quantized, pruned, _inputs(stream, _CALIBRATION, _CALIBRATION_BATCHES))
         self.fit("qat", quantized, stream, epochs=self.config.qat_epochs, rate=self.config.qat_rate, teacher=teacher)
         if self.averaging.kind != "none":
             # The statistics belong to the last weights, not to their average.
             with waiting("qat: averaging batch statistics"):
-                reestimate_batch_norm(quantized, stream)
+                reestimate_batch_norm(quantized, _inputs(stream, _STATISTICS, _STATISTICS_BATCHES))
         return quantized
 
     def _settled(self, name: str, model: Any, stream: BatchStream) -> Any:
@@ -280,7 +281,12 @@ class _Run:
             load_weights(model, path)
             return model
         with waiting(f"{name}: averaging batch statistics"):
-            reestimate_batch_norm(model, stream)
+            reestimate_batch_norm(model, _inputs(stream, _STATISTICS, _STATISTICS_BATCHES))
         with replacing(path) as part:
             model.save_weights(part)
         return model
+
+
+def _inputs(stream: BatchStream, epoch: int, batches: int) -> Iterator[Floats]:
+    """The first `batches` inputs (B, S, S, 1) of an epoch, augmented but not mixed in pairs."""
+    return (batch.x for batch in itertools.islice(stream.plain_epoch(epoch), batches))

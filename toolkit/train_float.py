@@ -47,10 +47,10 @@ def train_float(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Pa
             from toolkit.calibrate_run import calibrate_run
             from toolkit.evaluate import evaluate
             from toolkit.export_run import export_float
+            from toolkit.model_files import from_run
             from toolkit.report import training_report
             from toolkit.score_index import NamedIndex
             from toolkit.train import architecture, train_float_only
-            from toolkit.under_test import from_run
             from toolkit.workers import gather
         with waiting("waiting for the other workers"):
             workers = gather(config.distribute, batch_size=config.batch_size)

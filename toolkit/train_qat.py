@@ -90,11 +90,11 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
         from toolkit.calibrate_run import calibrate_run
         from toolkit.evaluate import evaluate
         from toolkit.export_run import export_run
+        from toolkit.model_files import from_run
         from toolkit.report import training_report
         from toolkit.score_index import NamedIndex
         from toolkit.suitability_run import suitability_run
         from toolkit.train import architecture, train
-        from toolkit.under_test import from_run
 
     data = begin_run(index, report, config, folder=folder, say=say)
     trained = train(data, config, folder=folder, say=say)

@@ -18,8 +18,8 @@ from firmware_bridge.lungs import LungFinder
 from firmware_bridge.preprocess import Preprocessing
 from toolkit.data.index import Index
 from toolkit.data.load import geometric_and_tonal, load, load_one
+from toolkit.model_files import from_bundle
 from toolkit.score_index import score_xray
-from toolkit.under_test import from_bundle
 
 KINDS = ("chest_xray/test/NORMAL/*.jpg", "dicom/*.dcm")
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from toolkit.data.index import Index, Xray
-from toolkit.summary import Options, ScoredSet, gaps, paired_differences, summarise_set
+from toolkit.differences import gaps, paired_differences
+from toolkit.summary import Options, ScoredSet, summarise_set
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 OPTIONS = Options(resamples=50)

@@ -22,10 +22,11 @@ from toolkit.bundle import build_bundle
 from toolkit.cli.evaluate import command
 from toolkit.data.index import Index, Xray
 from toolkit.evaluate import evaluate, parse_named_index
+from toolkit.model_files import from_bundle, from_file, from_run
 from toolkit.score_index import NamedIndex, score_index
 from toolkit.summary import Options
 from toolkit.summary_text import markdown
-from toolkit.under_test import baseline_of, from_bundle, from_file, from_run, with_unique_names
+from toolkit.under_test import baseline_of, with_unique_names
 
 FAST = Options(resamples=30)
 LABELS = ("normal", "pneumonia")

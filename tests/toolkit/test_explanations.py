@@ -20,9 +20,9 @@ from toolkit.config import TrainConfig
 from toolkit.data.index import Xray
 from toolkit.explanations import GROUPS, Explained, _chosen, _summary, grad_cam, scorer_of
 from toolkit.model import Architecture, build_classifier
+from toolkit.model_files import from_file
 from toolkit.randomize import randomization, rank_correlation, shipped_model
 from toolkit.tf import keras, tf
-from toolkit.under_test import from_file
 
 
 def test_grad_cam_is_what_gradients_give() -> None:

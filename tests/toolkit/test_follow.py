@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from toolkit.augment import Augmenter
+from toolkit.batch_norm import reestimate_batch_norm
 from toolkit.follow import FollowingLoss, FollowingStream, with_features
 from toolkit.input_scale import INPUT_SCALE
 from toolkit.model import Architecture, build_classifier, copy_weights
-from toolkit.phase import reestimate_batch_norm
 from toolkit.prune import seed_everything, wrap_for_pruning
 from toolkit.qat import quantize_aware
 from toolkit.stream import BatchStream, TrainingSet
@@ -22,7 +22,7 @@ ARCH = Architecture(backbone="efficientnet-lite0", size_px=32)
 def model():
     seed_everything(7)
     built = build_classifier(ARCH, trainable_drop=False)
-    reestimate_batch_norm(built, _stream())
+    reestimate_batch_norm(built, (batch.x for batch in _stream().epoch(10**6)))
     return built
 
 

@@ -18,9 +18,9 @@ from toolkit.cli.bundle import command
 from toolkit.data.index import Index
 from toolkit.evaluate import evaluate
 from toolkit.model_card import CARD, add_card, model_card, outdated_card, read_about, read_card, read_evaluation
+from toolkit.model_files import from_run
 from toolkit.score_index import NamedIndex
 from toolkit.summary import Options
-from toolkit.under_test import from_run
 
 
 @pytest.fixture

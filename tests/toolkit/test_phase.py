@@ -16,13 +16,14 @@ import pytest
 from firmware_bridge.errors import ExportGateError, ModelError, ResourceError
 from toolkit.augment import Augmenter
 from toolkit.backbones.kinds import BACKBONES, EfficientNet
+from toolkit.batch_norm import reestimate_batch_norm
 from toolkit.config import TrainConfig
 from toolkit.export import to_int8
 from toolkit.export_run import _gate
 from toolkit.input_scale import INPUT_SCALE
 from toolkit.inspect_tflite import inspect_tflite
 from toolkit.model import Architecture, build_classifier
-from toolkit.phase import Phase, Schedule, Validation, predict, reestimate_batch_norm, run_phase
+from toolkit.phase import Phase, Schedule, Validation, predict, run_phase
 from toolkit.prune import is_pruned, pruning_callbacks, seed_everything, strip_pruning, wrap_for_pruning, zero_smallest
 from toolkit.qat import plain_layer, quantize_aware
 from toolkit.stream import BatchStream, TrainingSet
@@ -166,7 +167,7 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         stripped = strip_pruning(pruned, sparsity=0.3)
         for layer in plain.layers:
             layer.set_weights(stripped.get_layer(layer.name).get_weights())
-        reestimate_batch_norm(plain, _stream())
+        reestimate_batch_norm(plain, [batch.x for batch in _stream().epoch(10**6)])
         quantized = quantize_aware(plain, input_scale=INPUT_SCALE)
         before = _zeros(quantized)
         _fit(quantized, folder, epochs=2, name="qat", rate=1e-2)
@@ -231,10 +232,10 @@ def test_zero_smallest_zeroes_the_smallest(share: float) -> None:
 
 def test_batch_norm_is_the_plain_mean_over_batches() -> None:
     model = _built()
-    reestimate_batch_norm(model, _stream(), batches=3)
-    source = _stream().epoch(10**6)
+    inputs = [batch.x for batch in _stream().epoch(0)]
+    reestimate_batch_norm(model, inputs)
     stem = tf.keras.Model(model.input, model.get_layer("stem_conv").output)
-    means = [stem(next(source).x).numpy().mean(axis=(0, 1, 2)) for _ in range(3)]
+    means = [stem(x).numpy().mean(axis=(0, 1, 2)) for x in inputs]
     np.testing.assert_allclose(model.get_layer("stem_bn").moving_mean.numpy(), np.mean(means, axis=0), atol=1e-5)
     assert model.get_layer("stem_bn").momentum == 0.9
 

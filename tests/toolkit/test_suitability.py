@@ -15,9 +15,9 @@ from toolkit.cli.main import run as cxr_edge
 from toolkit.config import TrainConfig
 from toolkit.data.index import Index, Xray
 from toolkit.lungs.asset import packaged_lungs
+from toolkit.model_files import from_run
 from toolkit.suitability_measure import ALTERATIONS, measure, read_set, table
 from toolkit.suitability_run import suitability_run
-from toolkit.under_test import from_run
 
 DATA = Path(__file__).parent.parent / "data"
 

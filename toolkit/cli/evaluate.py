@@ -46,9 +46,10 @@ def command(
 ) -> None:
     """Score .tflite files on labelled X-rays, inside and outside. Not for diagnosis."""
     from toolkit.evaluate import HTML_NAME, evaluate, parse_named_index
+    from toolkit.model_files import from_bundle, from_file, from_run
     from toolkit.summary import Options
     from toolkit.summary_text import markdown
-    from toolkit.under_test import from_bundle, from_file, from_run, labels_of, with_threshold
+    from toolkit.under_test import labels_of, with_threshold
 
     tested = [model for bundle in bundles for model in from_bundle(bundle)]
     tested += [model for run in runs for model in from_run(run)]

@@ -35,8 +35,9 @@ def command(
     """Show where scores come from: Grad-CAM and Grad-CAM++ of the int8 and the float file, right and wrong."""
     from toolkit.evaluate import parse_named_index
     from toolkit.explanations import HTML_NAME, explain, sanity_rows
+    from toolkit.model_files import from_bundle, from_run
     from toolkit.report_explanations import headline
-    from toolkit.under_test import from_bundle, from_run, labels_of, with_unique_names
+    from toolkit.under_test import labels_of, with_unique_names
 
     tested = [model for run in runs for model in from_run(run)] + [m for bundle in bundles for m in from_bundle(bundle)]
     models = with_unique_names([model for model in tested if model.precision in ("int8", "fp16", "float")])

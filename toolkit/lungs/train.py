@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from firmware_bridge.errors import ModelError
 from firmware_bridge.lungs import MASK_PX
+from toolkit.batch_norm import reestimate_batch_norm
 from toolkit.data.index import Index
 from toolkit.files import storing, write_atomically
 from toolkit.input_scale import INPUT_SCALE
@@ -32,6 +34,7 @@ Say = Callable[[str], None]
 Floats = npt.NDArray[np.float32]
 _KIND_WEIGHT = 0.15  # the mask matters more than what the picture is called
 _REPRESENTATIVE = 200
+_STATISTICS_BATCHES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def train_lungs(index: Index, *, masks: Path, out: Path, options: LungOptions, s
     stream = _Stream(parts["train"], options)
     history = _fit(model, stream, options, out=out, say=say)
     with waiting("averaging batch statistics"):
-        _reestimate(model, stream)
+        reestimate_batch_norm(model, (batch.x for batch in itertools.islice(stream.epoch(10**6), _STATISTICS_BATCHES)))
     representative = np.stack([s.pixels for s in stream.samples(range(_REPRESENTATIVE), epoch=10**6)])
     content = lungs_to_int8(model, representative)
     write_atomically(out / FILE, content)
@@ -240,13 +243,3 @@ def _resume(manager: Any, out: Path) -> list[dict[str, float]]:
             do=f"remove {out} to train anew",
         ) from error
     return history[: int(latest.rsplit("-", 1)[1])]
-
-
-def _reestimate(model: Any, stream: _Stream, *, batches: int = 40) -> None:
-    """Batch statistics as the mean over `batches`: the moving ones remember earlier weights."""
-    layers = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
-    source = stream.epoch(10**6)
-    for done in range(min(batches, stream.steps)):
-        for layer in layers:
-            layer.momentum = done / (done + 1)  # the running mean of n + 1 batches
-        model(next(source).x, training=True)
