@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def command() -> None:
 @click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 def build(
+    *,
     run: Path,
     out: Path | None,
     name: str,
@@ -51,13 +53,12 @@ def build(
 
     It is signed where a key is given.
     """
-    from toolkit.bundle import sign_bundle
     from toolkit.bundle_folder import bundle_from_run
     from toolkit.model_card import read_about
 
-    private = private_key(key, passphrase_file) if key else None  # before the work: a wrong passphrase says so now
+    sign_it = _signer(key, passphrase_file)
     bundle = bundle_from_run(run, out, name=name, golden=golden, onnx=onnx, about=read_about(about) if about else "")
-    click.echo(sign_bundle(bundle, private) if private else bundle)
+    click.echo(sign_it(bundle))
 
 
 @command.command("add-onnx", epilog=NOTICE)
@@ -65,18 +66,17 @@ def build(
 @click.option("--out", type=_FILE, help="File to write. Default: BUNDLE itself, replaced as a whole.")
 @click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
-def add_onnx(bundle: Path, out: Path | None, key: Path | None, passphrase_file: Path | None) -> None:
+def add_onnx(*, bundle: Path, out: Path | None, key: Path | None, passphrase_file: Path | None) -> None:
     """Add the ONNX form of each model to BUNDLE.
 
     For devices with TensorRT or ONNX Runtime. Made from its TFLite files, whose results it must give for the golden
     X-rays. The new bundle is another one: it has a new id, and no signature but that of --key.
     """
-    from toolkit.bundle import sign_bundle
     from toolkit.bundle_onnx import add_onnx as add
 
-    private = private_key(key, passphrase_file) if key else None
+    sign_it = _signer(key, passphrase_file)
     written = add(bundle, written_to(bundle, out))
-    click.echo(sign_bundle(written, private) if private else written)
+    click.echo(sign_it(written))
 
 
 @command.command("add-card", epilog=NOTICE)
@@ -87,6 +87,7 @@ def add_onnx(bundle: Path, out: Path | None, key: Path | None, passphrase_file: 
 @click.option("--key", type=_FILE, envvar="CXR_EDGE_KEY", help=_KEY_HELP + " Without: unsigned.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 def add_card(
+    *,
     bundle: Path,
     evaluation: Path | None,
     about: Path | None,
@@ -99,15 +100,14 @@ def add_card(
     It takes the place of the card that a training run puts in. The new bundle is another one: it has a new id, and no
     signature but that of --key.
     """
-    from toolkit.bundle import sign_bundle
     from toolkit.model_card import add_card as add
     from toolkit.model_card import read_about, read_evaluation
 
-    private = private_key(key, passphrase_file) if key else None
+    sign_it = _signer(key, passphrase_file)
     figures = read_evaluation(evaluation) if evaluation else {}
     text = read_about(about) if about else ""
     written = add(bundle, evaluation=figures, about=text, out=written_to(bundle, out))
-    click.echo(sign_bundle(written, private) if private else written)
+    click.echo(sign_it(written))
 
 
 @command.command("keygen", epilog=NOTICE)
@@ -115,7 +115,7 @@ def add_card(
 @click.option("--name", required=True, help="Of the key, for people: 'clinic 2026'.")
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 @click.option("--no-passphrase", is_flag=True, help="The file is only as safe as its place.")
-def keygen(out: Path, name: str, passphrase_file: Path | None, no_passphrase: bool) -> None:
+def keygen(*, out: Path, name: str, passphrase_file: Path | None, no_passphrase: bool) -> None:
     """Make a key that signs bundles.
 
     Its public half is printed, as an entry for the file of trusted keys.
@@ -138,7 +138,7 @@ def keygen(out: Path, name: str, passphrase_file: Path | None, no_passphrase: bo
 @click.option("--key", type=_FILE, required=True, envvar="CXR_EDGE_KEY", help=_KEY_HELP)
 @click.option("--passphrase-file", type=_FILE, help=_PASSPHRASE_HELP)
 @click.option("--out", type=_FILE, help="File to write. Default: BUNDLE itself, replaced as a whole.")
-def sign(bundle: Path, key: Path, passphrase_file: Path | None, out: Path | None) -> None:
+def sign(*, bundle: Path, key: Path, passphrase_file: Path | None, out: Path | None) -> None:
     """Sign BUNDLE.
 
     Signatures of other keys stay, so that keys can be exchanged one device after the other.
@@ -154,6 +154,16 @@ def sign(bundle: Path, key: Path, passphrase_file: Path | None, out: Path | None
     with open_bundle(signed_file) as signed:
         others = [one.key_id for one in signed.signatures if one.key_id != mine]
     click.echo(f"signed by {mine}, and by {', '.join(others) or 'nobody else'}", err=True)
+
+
+def _signer(key: Path | None, passphrase_file: Path | None) -> Callable[[Path], Path]:
+    """What signs a bundle in its place, or leaves it where no key is given. A wrong passphrase is told at once."""
+    if key is None:
+        return lambda bundle: bundle
+    from toolkit.bundle import sign_bundle
+
+    private = private_key(key, passphrase_file)
+    return lambda bundle: sign_bundle(bundle, private)
 
 
 def private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
@@ -177,7 +187,7 @@ def private_key(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
 @command.command("inspect", epilog=NOTICE)
 @click.argument("bundle", type=BUNDLE_FILE)
 @click.option("--card", is_flag=True, help="Print its model card instead.")
-def inspect(bundle: Path, card: bool) -> None:
+def inspect(*, bundle: Path, card: bool) -> None:
     """Print the manifest of BUNDLE as JSON.
 
     With its id, and the ids of the keys that signed it, which are not verified here.
@@ -198,7 +208,7 @@ def inspect(bundle: Path, card: bool) -> None:
 @click.argument("bundle", type=BUNDLE_FILE)
 @click.option("--trusted-keys", type=_FILE, envvar="CXR_EDGE_TRUSTED_KEYS", help="One of these must have signed it.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the interpreter.")
-def verify(bundle: Path, trusted_keys: Path | None, threads: int) -> None:
+def verify(*, bundle: Path, trusted_keys: Path | None, threads: int) -> None:
     """Check files, signature and golden results of BUNDLE here.
 
     Every file must be as listed, a trusted key must have signed (where trusted keys are given), and the golden X-rays

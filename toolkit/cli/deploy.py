@@ -106,7 +106,7 @@ def command(
         given.update({"--every-byte": options["every_byte"], "--allow-downgrade": options["allow_downgrade"]})
         refuse_with_stick([name for name, value in given.items() if value])
         stick = Stick(to_usb, key, passphrase_file, python, mqtt_password_file)
-        write_folder(stick, bundle, trusted_keys, reach, tables, over)
+        write_folder(stick, reach, bundle=bundle, trusted_keys=trusted_keys, config=tables, over=over)
         return
     from toolkit.deploy import show
     from toolkit.deploy.deploy import Options, Report, deploy_to

@@ -43,15 +43,15 @@ def refuse_with_stick(options: Sequence[str]) -> None:
 
 
 def write_folder(
-    stick: Stick, bundle: Path, trusted_keys: Path, reach: Reach, config: dict[str, Any], over: dict[str, Any]
+    stick: Stick, reach: Reach, *, bundle: Path, trusted_keys: Path, config: dict[str, Any], over: dict[str, Any]
 ) -> None:
     """Write the folder, and say what is to be done on the device.
 
     Args:
         stick: the options.
+        reach: at most one host of an inventory, whose settings the device gets.
         bundle: what the device shall run.
         trusted_keys: file of keys that it shall trust.
-        reach: at most one host of an inventory, whose settings the device gets.
         config: tables of the agent's file.
         over: `target` and `watch`, where they were given.
 

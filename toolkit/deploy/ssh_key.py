@@ -23,20 +23,24 @@ def require_key(path: Path) -> None:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise _unusable(path, "a readable file", error.strerror or str(error), "mend --ssh-key") from error
+        raise _unusable(
+            path, expected="a readable file", came=error.strerror or str(error), do="mend --ssh-key"
+        ) from error
     if _is_public(raw):
-        do = f"give the private half, usually {path.with_suffix('')}" if path.suffix == ".pub" else "give the private"
-        raise _unusable(path, "the private half of a key", "the public half", do)
+        do = f"give the private half, usually {path.with_suffix('')}" if path.suffix == ".pub" else "give that half"
+        raise _unusable(path, expected="the private half of a key", came="the public half", do=do)
     try:
         asyncssh.import_private_key(raw)
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
         if not _is_encrypted(error):
             do = "mend --ssh-key; `ssh-keygen -t ed25519` makes a key"
-            raise _unusable(path, "a private key of OpenSSH or in PEM", str(error)[:200], do) from error
+            raise _unusable(
+                path, expected="a private key of OpenSSH or in PEM", came=str(error)[:200], do=do
+            ) from error
         if not os.environ.get("SSH_AUTH_SOCK"):
             do = f"let the SSH agent hold it: eval $(ssh-agent); ssh-add {path}; then again"
             raise _unusable(
-                path, "a key without a passphrase, or an SSH agent", "a passphrase, no agent", do
+                path, expected="a key without a passphrase, or an SSH agent", came="a passphrase, no agent", do=do
             ) from error
 
 
@@ -64,5 +68,5 @@ def _is_encrypted(error: Exception) -> bool:
     return "passphrase" in str(error).lower()
 
 
-def _unusable(path: Path, expected: str, came: str, do: str) -> ConfigError:
+def _unusable(path: Path, *, expected: str, came: str, do: str) -> ConfigError:
     return ConfigError(f"the SSH key {path} cannot be used", expected=expected, came=came, do=do)
