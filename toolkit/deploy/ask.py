@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from toolkit.deploy.deploy import Reporter, require_running
+from toolkit.deploy.deploy import Reporter
 from toolkit.deploy.device import at_device
 from toolkit.deploy.fleet import Ended, Waves, each
 from toolkit.deploy.inventory import Host
 from toolkit.deploy.ssh import Access
+from toolkit.deploy.switch import require_running
 
 Password = Callable[[Host], str | None]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from firmware_bridge.errors import DeployError, HostError, PreflightError, RolledBack
+from firmware_bridge.errors import PreflightError
 from toolkit.deploy.device import Device, at_device
 from toolkit.deploy.facts import Facts
 from toolkit.deploy.inventory import Host
@@ -16,13 +16,11 @@ from toolkit.deploy.layer import Layer, archive, chunks
 from toolkit.deploy.plan import ENGINES, INSTALL, PROVE, RELEASE, SWITCH, UPLOAD, Plan, make_plan
 from toolkit.deploy.settings import Prepared
 from toolkit.deploy.ssh import Access
+from toolkit.deploy.switch import switch
 from toolkit.deploy.targets import Target, choose_target, preflight
 from toolkit.deploy.wanted import Parcel, Wanted, wanted_for
 
 NOTHING, RUNNING, PLANNED = "nothing changed", "running", "planned"
-_RECONNECT_S = 2.0
-# Longer than a device takes to settle a switch, with a start of the machine in between; watching comes on top.
-_RECONNECT_LIMIT_S = 900.0
 
 
 class Reporter(Protocol):
@@ -174,7 +172,16 @@ async def _apply(
             if proof.get("tensorrt"):
                 reporter.step(device.host.name, f"not with TensorRT: {proof['tensorrt']}")
         elif step.do == SWITCH:
-            await _switch(device, plan, access, options, reporter)
+            await switch(
+                device,
+                plan.release,
+                access,
+                watch_s=options.watch_s,
+                keep=options.keep,
+                broker=options.broker,
+                password=lambda: options.password(device.host),
+                say=lambda line: reporter.step(device.host.name, line),
+            )
     return proof
 
 
@@ -228,75 +235,3 @@ def engine_lines(built: Mapping[str, Any]) -> Iterator[str]:
             yield f"TensorRT engine for {row['model']}: " + (
                 f"built in {row['seconds']:.0f} s" if row["built"] else "there already"
             )
-
-
-async def _switch(device: Device, plan: Plan, access: Access, options: Options, reporter: Reporter) -> None:
-    """Order the switch and hear how it ends; over a new connection, should this one break in the middle.
-
-    Raises:
-        RolledBack: it did not prove itself.
-        HostError: the device did not come back in time: what it runs is settled there without us.
-    """
-
-    def tell(line: str) -> None:
-        reporter.step(device.host.name, line)
-
-    try:
-        outcome = await device.request(
-            "switch",
-            progress=tell,
-            id=plan.release,
-            watch_s=options.watch_s,
-            keep=options.keep,
-            reason="deploy",
-            broker=options.broker,
-        )
-    except HostError as error:
-        outcome = await _outcome_after_loss(device.host, plan, access, options, reporter, error)
-    require_running(device.host, outcome)
-
-
-async def _outcome_after_loss(
-    host: Host, plan: Plan, access: Access, options: Options, reporter: Reporter, lost: HostError
-) -> Mapping[str, Any]:
-    end_s = time.monotonic() + _RECONNECT_LIMIT_S + options.watch_s
-    while time.monotonic() < end_s:
-        reporter.step(host.name, "the connection was lost during the switch; trying again")
-        await asyncio.sleep(_RECONNECT_S)
-        try:
-            async with at_device(host, access, password=lambda: options.password(host)) as device:
-                outcome: Mapping[str, Any] = await device.request(
-                    "settle",
-                    progress=lambda line: reporter.step(host.name, line),
-                    id=plan.release,
-                    watch_s=options.watch_s,
-                )
-                return outcome
-        except HostError:
-            continue
-    raise lost
-
-
-def require_running(host: Host, outcome: Mapping[str, Any]) -> None:
-    """Whether a switch ended with the new release.
-
-    Raises:
-        RolledBack: it did not.
-    """
-    if outcome.get("state") == "running":
-        return
-    error = outcome.get("error")
-    if not error:
-        raise DeployError(
-            f"{host.name}: nobody knows how the switch ended",
-            expected="an outcome on the device",
-            came="none",
-            do="`cxr-edge status` shows what runs; deploy again",
-        )
-    now = outcome.get("now", "`cxr-edge status` shows what runs")
-    raise RolledBack(
-        f"{host.name}: {error['what']}; {now}",
-        expected=error["expected"],
-        came=error["came"],
-        do=error["do"],
-    )
