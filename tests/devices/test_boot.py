@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from emulated import needs
-from emulated.machine import Machine
+from emulated.machine import ECHO, Machine
 from emulated.workstation import WATCH, Workstation
 
 from firmware_bridge.bundle import open_bundle
@@ -26,7 +25,6 @@ port = {port}
 user = "{user}"
 key = "{key}"
 """
-QEMU_HOST = "10.0.2.2"  # this machine's loopback, as a guest of QEMU's user network sees it
 LIMIT_S = 1800.0  # every instruction of it is emulated
 
 
@@ -74,22 +72,20 @@ def test_the_shipped_bundle_on_a_machine_with_a_kernel_of_its_own(
     sys.stderr.write(f"nothing changed: {time.monotonic() - start_s:.0f} s; load {load()}\n")
     assert again.succeeded().states == ["nothing changed"]
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert reaches(machine, port)
-        with inventory.open("a") as file:
-            file.write('only_addresses = ["192.0.2.7"]\n')
-        closed = workstation.deploy(bundle, "--target", "linux-aarch64", **options)
-        assert closed.succeeded().states == ["running"]
-        assert not reaches(machine, port), "the kernel lets the service speak with an address that it was denied"
+    assert reaches(machine)
+    with inventory.open("a") as file:
+        file.write('only_addresses = ["192.0.2.7"]\n')
+    closed = workstation.deploy(bundle, "--target", "linux-aarch64", **options)
+    assert closed.succeeded().states == ["running"]
+    assert not reaches(machine), "the kernel lets the service speak with an address that it was denied"
 
 
-def reaches(machine: Machine, port: int) -> bool:
-    """Whether a process in the service's control group there reaches `port` of this machine's loopback."""
+def reaches(machine: Machine) -> bool:
+    """Whether a process in the service's control group there reaches the echo."""
     script = f"""
     group=/sys/fs/cgroup$(systemctl show cxr-edge -p ControlGroup --value)
     echo $$ > $group/cgroup.procs || exit 3
-    exec python3 -c 'import socket; socket.create_connection(("{QEMU_HOST}", {port}), timeout=60)'
+    exec python3 -c 'import socket; socket.create_connection({ECHO}, timeout=60)'
     """
     done = machine.ssh("sudo sh -s", check=False, stdin=script.encode())
     sys.stderr.write(done.stderr.decode()[-200:])

@@ -18,6 +18,7 @@ from emulated.rootfs import DEBIAN_12_ARM, USER, rootfs
 _DISK = "3G"
 _MEMORY_MB = 2048
 _BOOT_S = 600.0
+ECHO = ("10.0.2.100", 7)  # the one address that a machine reaches: it gives back what it gets
 
 
 class Machine:
@@ -81,8 +82,8 @@ class Machine:
         # `unsafe`: nobody pulls its plug, and the disk goes away with the test.
         command += ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self._folder / 'disk'}"]
         command += ["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"]
-        # restrict: it reaches nothing but us.
-        forward = f"hostfwd=tcp:{self.address}:{self.port}-:22"
+        # restrict: it reaches nothing but the echo.
+        forward = f"hostfwd=tcp:{self.address}:{self.port}-:22,guestfwd=tcp:{ECHO[0]}:{ECHO[1]}-cmd:cat"
         command += ["-netdev", f"user,id=net,restrict=on,{forward}", "-device", "virtio-net-pci,netdev=net,romfile="]
         with (self._folder / "console.log").open("ab") as console:
             return subprocess.Popen([*DIE_WITH_US, *command], stdin=subprocess.DEVNULL, stdout=console, stderr=console)
