@@ -85,7 +85,7 @@ def reaches(machine: Machine) -> bool:
     script = f"""
     group=/sys/fs/cgroup$(systemctl show cxr-edge -p ControlGroup --value)
     echo $$ > $group/cgroup.procs || exit 3
-    exec python3 -c 'import socket; socket.create_connection({ECHO}, timeout=60)'
+    exec python3 -c 'import socket; socket.create_connection(("{ECHO[0]}", {ECHO[1]}), timeout=60)'
     """
     done = machine.ssh("sudo sh -s", check=False, stdin=script.encode())
     sys.stderr.write(done.stderr.decode()[-200:])
