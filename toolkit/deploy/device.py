@@ -28,6 +28,14 @@ _ALIVE_S = 5.0
 # (`firmware_bridge.deploy`): this is for one that hangs, or never meant to answer.
 _LIMIT_S = 900.0
 _LIMITS_S = {"commit": 1800.0, "engines": 3600.0, "prove": 2400.0, "rollback": 3600.0, "measure": 4500.0}
+# What to do where the connection is lost in the middle of it.
+_AGAIN = "deploy again: the device runs what it ran, what arrived is kept"
+_AFTER_LOSS = {
+    "rollback": "`cxr-edge status` shows what runs: a switch that had begun comes to its end there without us",
+    "uninstall": "give the command again: it goes on with what is left",
+    "measure": "measure again",
+    **dict.fromkeys(("status", "logs"), "give the command again: it only reads"),
+}
 
 
 class Device:
@@ -118,7 +126,7 @@ class Device:
                 raise error_of(self.host.name, answer["error"])
             else:
                 return require_shape(self.host.name, do, answer.get("done"))
-        raise await _lost(self.host, self._process)
+        raise await _lost(self.host, self._process, do=_AFTER_LOSS.get(do, _AGAIN))
 
     async def _line(self, do: str, limit_s: float) -> bytes:
         reader = asyncio.ensure_future(self._lines.next())
@@ -133,11 +141,11 @@ class Device:
             f"{self.host.name}: no answer",
             expected=f"an answer to '{do}' within {limit_s:g} s",
             came="none",
-            do="look what the device does (top, free, dmesg: a worn SD card, no memory), then deploy again",
+            do="look what the device does (top, free, dmesg: a worn SD card, no memory), then again",
         )
 
 
-async def _lost(host: Host, process: asyncssh.SSHClientProcess[bytes]) -> HostError:
+async def _lost(host: Host, process: asyncssh.SSHClientProcess[bytes], *, do: str = _AGAIN) -> HostError:
     told = b""
     with contextlib.suppress(OSError, asyncssh.Error, asyncio.TimeoutError):
         told = await asyncio.wait_for(process.stderr.read(_STDERR_BYTES), 2.0)
@@ -145,7 +153,7 @@ async def _lost(host: Host, process: asyncssh.SSHClientProcess[bytes]) -> HostEr
         f"{host.name}: the connection was lost in the middle",
         expected="an answer of the device",
         came=last_words(told) or "the connection ended",
-        do="deploy again: the device runs what it ran, what arrived is kept",
+        do=do,
     )
 
 

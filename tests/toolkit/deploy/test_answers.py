@@ -170,6 +170,22 @@ def test_a_shell_that_waits_for_somebody_is_told_by_its_last_words(tmp_path: Pat
     assert caught.value.came == "Choose a kernel [1]:"
 
 
+@pytest.mark.parametrize(
+    ("do", "words"), [("stock", "deploy again"), ("rollback", "`cxr-edge status`"), ("logs", "it only reads")]
+)
+def test_a_device_that_goes_away_in_the_middle_says_what_to_do_about_that(tmp_path: Path, do: str, words: str) -> None:
+    def leave(_request: bytes) -> Any:
+        raise OSError
+
+    async def goes(process: Process) -> None:
+        await impostor(answer=leave)(process)
+        process.exit(1)
+
+    with pytest.raises(HostError, match="lost in the middle") as caught:
+        ask(goes, tmp_path, do)
+    assert words in caught.value.do
+
+
 def test_why_sudo_refuses_is_told_in_its_own_words(tmp_path: Path) -> None:
     async def refused(process: Process) -> None:
         process.stderr.write(b"pi is not in the sudoers file.\n")
