@@ -26,7 +26,7 @@ class TolerantClient(Client):
         # paho asks for all the rest of a packet, and Python allocates what is asked for: 256 MiB, if a broker says so.
         return super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
 
-    # paho has no public place for this; test_mqtt_poison.py notices when this one moves.
+    # paho has no public place for this; test_mqtt_hostile.py notices when this one moves.
     def _handle_publish(self) -> MQTTErrorCode:
         try:
             return super()._handle_publish()

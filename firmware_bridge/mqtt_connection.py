@@ -21,15 +21,12 @@ from firmware_bridge.mqtt_message import (
     Inbox,
     Incoming,
     Message,
-    connect_properties,
     publish_properties,
 )
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
 
-_KEEPALIVE_S = 30
-_TCP_TIMEOUT_S = 5.0
 _CONNACK_TIMEOUT_S = 10.0
 # Some brokers without MQTT 5 (amqtt 0.12) neither answer nor hang up when its CONNECT has a will: so not for long.
 _SILENT_S = 2.0
@@ -95,7 +92,6 @@ class Connection:
         """Connect; False when the broker does not speak that version."""
         self.protocol, self._answers, self._lost = protocol, [], ""
         try:
-            self._client = self._make_client()
             self._connect()
         except (OSError, ValueError) as error:
             # ValueError: host names that cannot be encoded. Certificates that do not fit are an OSError.
@@ -125,70 +121,37 @@ class Connection:
             self._subscribe(self._inbox)
         return True
 
-    def _make_client(self) -> Client:
+    def _connect(self) -> None:
         # paho costs about 100 ms to import; the first X-ray is scored before that.
-        from paho.mqtt.client import MQTTv5, MQTTv311
-        from paho.mqtt.enums import CallbackAPIVersion
+        from firmware_bridge.mqtt_handshake import make_client, send_connect
 
-        from firmware_bridge.mqtt_client import TolerantClient
-
-        five = self.protocol == "5"
-        client = TolerantClient(
-            CallbackAPIVersion.VERSION2,
+        client = make_client(
+            self._broker,
             client_id=self._client_id,
-            protocol=MQTTv5 if five else MQTTv311,
-            clean_session=None if five else self._inbox is None,
-            reconnect_on_failure=False,
-            manual_ack=True,
+            protocol=self.protocol,
+            keeps_session=self._inbox is not None,
+            will=self._will,
         )
-        client.connect_timeout = _TCP_TIMEOUT_S
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         client.on_unreadable = self._on_unreadable
         client.on_subscribe = self._on_subscribe
-        if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, qos=1, retain=self._will.retain)
-        if self._broker.username:
-            client.username_pw_set(self._broker.username, self._broker.password or None)
-        if self._broker.tls:
-            client.tls_set_context(self._broker.tls_context())
-        return client
-
-    def _connect(self) -> None:
-        host, port = self._broker.host, self._broker.port
-        if self.protocol != "5":
-            self._client.connect(host, port, keepalive=_KEEPALIVE_S)
-            return
-        properties = connect_properties()
-        properties.MaximumPacketSize = self._max_incoming_bytes
-        if self._inbox is not None:
-            properties.ReceiveMaximum = self._inbox.most_unacknowledged
-            properties.SessionExpiryInterval = self._inbox.expiry_s
-        clean = self._inbox is None
-        self._client.connect(host, port, keepalive=_KEEPALIVE_S, clean_start=clean, properties=properties)
+        self._client: Client = client
+        send_connect(
+            client, self._broker, protocol=self.protocol, inbox=self._inbox, most_bytes=self._max_incoming_bytes
+        )
 
     @property
     def _max_incoming_bytes(self) -> int:
         return self._inbox.max_packet_bytes if self._inbox is not None else _SMALL_PACKET_BYTES
 
     def _subscribe(self, inbox: Inbox) -> None:
-        from paho.mqtt.subscribeoptions import SubscribeOptions
+        from firmware_bridge.mqtt_handshake import subscribe
 
-        # Retain handling 2: a request that somebody published retained must not come again on every connect.
-        handling = SubscribeOptions.RETAIN_DO_NOT_SEND
-        if inbox.retained:
-            handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
-        options = SubscribeOptions(qos=1, retainHandling=handling)
         try:
-            for old in inbox.old_filters:
-                self._client.unsubscribe(old)
-            for name in inbox.filters:
-                if self.protocol == "5":
-                    self._client.subscribe(name, options=options)
-                else:
-                    self._client.subscribe(name, qos=1)
+            subscribe(self._client, inbox, protocol=self.protocol)
         except Exception as error:  # paho refuses filters with a ValueError, and raises what the socket raises
             raise self._error("to subscribe", f"{type(error).__name__}: {error}", "mend the topic prefix") from error
 
