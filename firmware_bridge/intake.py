@@ -18,27 +18,18 @@ from pathlib import Path
 
 from firmware_bridge.beside import is_taken_path
 from firmware_bridge.errors import ResourceError
+from firmware_bridge.intake_line import Candidate, Line
 from firmware_bridge.intake_settings import IntakeSettings
 from firmware_bridge.listing import files_below
 from firmware_bridge.lookout import FALLBACK_POLL_S, Lookout
 from firmware_bridge.mounts import network_type
 
 _LOG = logging.getLogger(__name__)
-_MAX_WAITING = 1000
 _MAX_SETTLING = 10_000
 _TICK_S = 0.2
 _LOOK_S = 5.0
 # Of its time an idle agent spends at most this share on looking at files that it knows.
 _LOOKING_SHARE = 0.002
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A file to take. `last_chance`: it has kept still for so long that what is wrong with it will stay wrong."""
-
-    path: Path
-    last_chance: bool = False
-    recovered: bool = False
 
 
 @dataclass(slots=True)
@@ -49,8 +40,10 @@ class _Settling:
     need_s: float
 
 
-class Intake:
+class Intake(Line):
     """Finds files in a folder and hands them out, each once at a time. Memory stays flat however many there are.
+
+    One lock with the line: a file goes from settling into the line in one step.
 
     Args:
         folder: watched with its subfolders; links are not followed.
@@ -75,6 +68,7 @@ class Intake:
         on_look: Callable[[], None] = lambda: None,
         watch_problem: Callable[[str | None], None] = lambda _: None,
     ) -> None:
+        super().__init__()
         self._folder = folder
         self._known = known
         self._options = options
@@ -86,13 +80,7 @@ class Intake:
         self._problem = problem
         self._watch_problem = watch_problem
         self._lookout: Lookout | None = None
-        self._changed = threading.Condition()
-        self._waiting: deque[Candidate] = deque()
-        self._urgent: deque[Candidate] = deque()  # somebody waits for the answer: these go first
-        self._present: set[Path] = set()  # handed in, not yet `done`
-        self._again: set[Path] = set()  # changed while present
         self._settling: dict[Path, _Settling] = {}
-        self._stopped = False
         self._scanned = False
         self._rescan = threading.Event()
 
@@ -158,12 +146,6 @@ class Intake:
     def _is_full(self) -> bool:
         return len(self._settling) >= _MAX_SETTLING
 
-    def stop(self) -> None:
-        """Wake everybody and end."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
     @property
     def idle(self) -> bool:
         """Whether everything that was there is done."""
@@ -175,51 +157,6 @@ class Intake:
         """How many files wait or are being worked on."""
         with self._changed:
             return len(self._present) + len(self._settling)
-
-    def batch(self, most: int, *, timeout_s: float) -> list[Candidate]:
-        """Up to `most` files: those of `offer`, then the others, oldest first; empty when none came in time."""
-        with self._changed:
-            if not (self._urgent or self._waiting or self._stopped):
-                self._changed.wait(timeout_s)
-            if self._stopped:
-                return []
-            taken: list[Candidate] = []
-            for line in (self._urgent, self._waiting):
-                taken += [line.popleft() for _ in range(min(most - len(taken), len(line)))]
-            self._changed.notify_all()
-            return taken
-
-    def wait_done(self, path: Path, *, timeout_s: float) -> bool:
-        """Wait until the file is accounted for, put off, or to be read again; False when that took longer."""
-
-        def done() -> bool:
-            waiting = (candidate.path for line in (self._urgent, self._waiting) for candidate in line)
-            return path not in self._present or path in waiting
-
-        with self._changed:
-            return self._changed.wait_for(done, timeout_s)
-
-    def at_rest(self, besides: int, *, timeout_s: float) -> bool:
-        """Wait until no more than so many of the files that were handed out are not done yet; False: it took longer."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._in_work() <= besides, timeout_s)
-
-    def works_on_more_than(self, count: int) -> bool:
-        """Whether more than so many of the files that were handed out are not done yet."""
-        with self._changed:
-            return self._in_work() > count
-
-    def _in_work(self) -> int:
-        return len(self._present) - len(self._waiting) - len(self._urgent)
-
-    def done(self, path: Path) -> None:
-        """The file is accounted for. If it changed meanwhile it comes again."""
-        with self._changed:
-            self._present.discard(path)
-            if path in self._again:
-                self._again.discard(path)
-                self._add(Candidate(path))
-            self._changed.notify_all()
 
     def later(self, path: Path, *, decoded: bool) -> None:
         """The file is not finished after all: hand it out again when it has kept still for a while.
@@ -238,33 +175,15 @@ class Intake:
             # What came by a network was whole when it was journaled.
             self._offer(Candidate(path, recovered=True, last_chance=not path.is_relative_to(self._folder)))
 
-    def offer(self, path: Path) -> None:
-        """Hand in a file that is finished and journaled and goes before others; it need not lie in the watched folder.
-
-        Does not wait.
-        """
-        with self._changed:
-            self._add(Candidate(path, last_chance=True), self._urgent)
-
-    def _offer(self, candidate: Candidate) -> None:
-        """Add, and wait while there are too many."""
-        with self._changed:
-            while len(self._waiting) >= _MAX_WAITING and not self._stopped:
-                self._changed.wait(1.0)
-            self._add(candidate)
-
     def _add(self, candidate: Candidate, line: deque[Candidate] | None = None) -> None:
         # In one step: between the two the file would be nowhere, and a single run that looks then would end.
         self._settling.pop(candidate.path, None)
-        if candidate.path not in self._present:
-            self._present.add(candidate.path)
-            (self._waiting if line is None else line).append(candidate)
-            self._changed.notify_all()
+        super()._add(candidate, line)
 
     def _on_event(self, path: Path | None) -> None:
         """A finished file from the kernel; None when only another look can tell what happened."""
         with self._changed:
-            if path is None or len(self._waiting) >= _MAX_WAITING:
+            if path is None or self._is_long:
                 self._rescan.set()
                 self._changed.notify_all()
             elif is_taken_path(below := path.relative_to(self._folder)) and below.parts[0] not in self._not_into:

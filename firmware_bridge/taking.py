@@ -16,7 +16,8 @@ from firmware_bridge.claims import InUse, Lost
 from firmware_bridge.decode import DEFAULT_LIMITS
 from firmware_bridge.disk import Disk
 from firmware_bridge.errors import CxrEdgeError, ResourceError, UnreadableImage
-from firmware_bridge.intake import Candidate, Intake
+from firmware_bridge.intake import Intake
+from firmware_bridge.intake_line import Candidate
 from firmware_bridge.journal import Journal, Taken
 from firmware_bridge.possession import Possession
 from firmware_bridge.reading import Contents, NoFile, NotFinished, read_file
