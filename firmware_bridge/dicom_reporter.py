@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from firmware_bridge.beside import path_beside
-from firmware_bridge.dicom_outbox import ReportOutbox, Waiting
 from firmware_bridge.dicom_sender import UNREADABLE, ArchiveError, client_tls, parse_archive, send
 from firmware_bridge.dicom_settings import DicomSettings
 from firmware_bridge.errors import CxrEdgeError
 from firmware_bridge.files import sync_folder, write_atomically
 from firmware_bridge.journal import Stored
 from firmware_bridge.parts import Context
+from firmware_bridge.report_outbox import ReportOutbox, Waiting
 from firmware_bridge.reported_xray import build_objects, find_xray, may_be_filed_yet, object_uid
 from firmware_bridge.reporting import Reporting
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from firmware_bridge.dicom_outbox import Waiting
 from firmware_bridge.dicom_settings import DicomSettings
 from firmware_bridge.errors import ConfigError, CxrEdgeError
+from firmware_bridge.report_outbox import Waiting
 
 _ADDRESS = re.compile(r"(?P<title>[^@\\]{1,16})@(?P<host>\[[0-9a-fA-F:]+\]|[^:@\s]+):(?P<port>\d{1,5})")
 UNREADABLE = -1  # in a status's place: an object that cannot be sent

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from firmware_bridge.dicom_outbox import BEHIND_AFTER, ReportOutbox, Waiting
 from firmware_bridge.errors import ConfigError, CxrEdgeError
 from firmware_bridge.fhir import NOBODY, FhirOrigin, fhir_bundle
 from firmware_bridge.fhir_sender import AGAIN, LATER, SENT, Verdict, open_client, send_bundle
@@ -20,6 +19,7 @@ from firmware_bridge.http_client import ServerError
 from firmware_bridge.journal import Stored
 from firmware_bridge.mqtt import warn_of_open_secrets
 from firmware_bridge.parts import Context
+from firmware_bridge.report_outbox import BEHIND_AFTER, ReportOutbox, Waiting
 from firmware_bridge.reported_xray import find_xray, may_be_filed_yet
 from firmware_bridge.reporting import Reporting
 

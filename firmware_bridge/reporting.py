@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from firmware_bridge.backoff import Backoff
-from firmware_bridge.dicom_outbox import ReportOutbox
 from firmware_bridge.errors import ResourceError
 from firmware_bridge.journal import Stored
 from firmware_bridge.parts import Context
+from firmware_bridge.report_outbox import ReportOutbox
 
 _POLL_S = 1.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 2.0, 300.0
