@@ -99,10 +99,15 @@ def _judge_done(body: dict[str, Any], entries: int) -> Verdict:
     answered = body.get("entry")
     if body.get("resourceType") != "Bundle" or not isinstance(answered, list):
         return Verdict(LATER, "no FHIR server answers there (status 200 without a Bundle)")
-    states = [str((one.get("response") or {}).get("status", "")) for one in answered if isinstance(one, dict)]
+    states = [_status(one) for one in answered]
     if len(states) == entries and all(state.startswith("2") for state in states):
         return Verdict(SENT)
     return Verdict(AGAIN, f"its answer tells of {sum(state.startswith('2') for state in states)} of {entries} entries")
+
+
+def _status(entry: object) -> str:
+    response = entry.get("response") if isinstance(entry, dict) else None
+    return str(response.get("status", "")) if isinstance(response, dict) else ""
 
 
 def _resource(body: bytes) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Answer:
     def retry_after_s(self) -> float:
         """RFC 9110, 10.2.3: how long to wait, in seconds or up to a date; 0 where nobody said. An hour at most."""
         text = self.headers.get("retry-after", "").strip()
-        if text.isdigit():
+        if text.isascii() and text.isdigit():
             return min(float(text), _MOST_WAIT_S)
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             return min(max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time()), _MOST_WAIT_S)

@@ -92,7 +92,10 @@ class Orthanc:
     def size_bytes(self, id: str) -> int | None:
         """Of an instance's file; None: there is no such instance (any more)."""
         found = self._json(f"/instances/{id}")
-        return None if found is None else int(found.get("FileSize") or 0)
+        try:
+            return None if found is None else _whole(found.get("FileSize") or 0)
+        except (TypeError, ValueError) as error:
+            raise self._no_orthanc("no size of a file") from error
 
     def tags(self, id: str) -> Mapping[str, Any] | None:
         """An instance's elements by keyword, pixels left out; None: no such instance."""
@@ -115,12 +118,12 @@ class Orthanc:
         try:
             assert found is not None
             changes = tuple(
-                Change(int(one["Seq"]), str(one["ChangeType"]), str(one["ID"]), str(one["Date"]))
+                Change(_whole(one["Seq"]), str(one["ChangeType"]), str(one["ID"]), str(one["Date"]))
                 for one in found["Changes"]
             )
             if not all(_ID.fullmatch(one.id) for one in changes if one.kind == NEW_INSTANCE):
                 raise ValueError("an id that is none")
-            return Page(changes, int(found["Last"]), bool(found["Done"]))
+            return Page(changes, _whole(found["Last"]), bool(found["Done"]))
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             raise self._no_orthanc("no list of changes") from error
 
@@ -178,6 +181,18 @@ class Orthanc:
         return ServerError(
             f"no Orthanc answers at {self.where}", expected="its REST API", came=came, do="mend [orthanc] url"
         )
+
+
+def _whole(value: Any) -> int:
+    """A whole number that a database holds, of JSON, which has more kinds of numbers.
+
+    Raises:
+        TypeError, ValueError: another.
+    """
+    number = int(str(value))
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{number} is out of bounds")
+    return number
 
 
 def _object(body: bytes) -> dict[str, Any]:

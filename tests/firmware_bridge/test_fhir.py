@@ -192,6 +192,7 @@ OUTCOME = {"resourceType": "OperationOutcome", "issue": [{"code": "invalid", "di
         (502, "", AGAIN),
         (503, "", LATER),
         (200, '{"resourceType": "Bundle", "entry": [null, {"response": []}]}', AGAIN),
+        (200, '{"resourceType": "Bundle", "entry": [{"response": [1]}, {"response": "201"}]}', AGAIN),
         (500, '{"resourceType": "OperationOutcome", "issue": [null, {"details": 3}]}', AGAIN),
     ],
 )
@@ -218,4 +219,5 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert judge(Answer(503, {"retry-after": "17"}), entries=1).pause_s == 17
     date = Answer(429, {"retry-after": formatdate(4102444800, usegmt=True)})
     assert date.retry_after_s == 3600, "an hour at most"
-    assert Answer(429, {"retry-after": "soon"}).retry_after_s == 0
+    for odd in ("soon", "²", "-1", "9" * 5000, "Mon, 99 Foo 2026"):
+        assert Answer(429, {"retry-after": odd}).retry_after_s in (0, 3600)

@@ -120,6 +120,8 @@ def changes(**change: Any) -> bytes:
         (200, b'{"Changes": 1, "Last": 2, "Done": true}', ServerError),
         (200, changes(ID="../../tools/reset"), ServerError),
         (200, changes(Seq="x"), ServerError),
+        (200, changes(Seq=float("inf")), ServerError),
+        (200, changes(Seq=10**30), ServerError),
         (302, b"", ServerError),
         (401, b"", ServerError),
         (404, b"", ServerError),
@@ -138,6 +140,15 @@ def test_no_answer_of_an_odd_server_is_taken_for_orthancs(
         orthanc.changes(since=0, limit=1)
     assert type(raised.value) is error
     assert "odd\nline" not in str(raised.value)
+    orthanc.close()
+
+
+@pytest.mark.parametrize("size", ['"large"', "[1]", "1e999", "-1"])
+def test_a_size_that_is_none_is_no_size(server: HTTPServer, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setattr(_Answers, "body", f'{{"FileSize": {size}}}'.encode())
+    orthanc = Orthanc(OrthancSettings(url=f"http://127.0.0.1:{server.server_port}"))
+    with pytest.raises(ServerError, match="no Orthanc answers"):
+        orthanc.size_bytes(ID)
     orthanc.close()
 
 
