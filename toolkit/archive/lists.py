@@ -45,7 +45,8 @@ class Place:
             return posixpath.normpath(posixpath.join(self.root, name)), ""
         below = f"{self.root.rstrip('/')}/"
         inside = name.removeprefix(below)
-        if "://" in inside or inside.startswith("/") or ".." in inside.split("/"):
+        # "::" makes fsspec look elsewhere, too ("URL chaining").
+        if "://" in inside or "::" in inside or inside.startswith("/") or ".." in inside.split("/"):
             return "", "a name that leaves the folder of the list"
         return below + inside, ""
 

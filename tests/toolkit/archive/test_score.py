@@ -307,6 +307,7 @@ def test_a_list_from_elsewhere_has_no_file_of_this_machine_read(
     secret = f"file://{archive}/DICOM/IM000001"
     elsewhere = http.replace("127.0.0.1", "localhost")
     paths = [secret, "/etc/passwd", "../x.jpg", f"{elsewhere}/DICOM/IM000001", f"{http}/a/../../x.jpg"]
+    paths += [f"{http}/x.jpg::{secret}", "x.jpg::file"]
     good = ["DICOM/IM000001", f"{http}/DICOM/1.2.840.1"]
     pq.write_table(pa.table({"path": [*paths, *good]}), archive / "l.parquet")
     done = score(f"{http}/l.parquet")
