@@ -1,4 +1,4 @@
-"""`cxr-edge explain`: where the scores of the float and the int8 file come from, right and wrong, sure and unsure.
+"""`cxr-edge explain`: where the scores of a model's files come from, right and wrong, sure and unsure.
 
 The maps are closed forms over the file's own feature maps, as on the device: Grad-CAM (Selvaraju 2017), Grad-CAM++.
 """

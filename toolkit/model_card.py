@@ -236,7 +236,8 @@ def _suitability(manifest: Manifest) -> list[str]:
         return []
     return [
         "## What it refuses",
-        "What is no upright frontal chest X-ray gets a reason instead of a score. Of the X-rays held out of training:",
+        "What is no upright frontal chest X-ray gets a reason instead of a score. Of the X-rays held out of training "
+        "(validation set the limits):",
         markdown_table(["Split", "X-rays", "accepted", "accepted, but unlike those trained on"], rows),
         "It knows nothing of age, sex or disease: that an X-ray is accepted does not make the model good at it.",
     ]

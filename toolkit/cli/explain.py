@@ -32,7 +32,7 @@ def command(
     limit: int,
     sanity: bool,
 ) -> None:
-    """Show where scores come from: Grad-CAM and Grad-CAM++ of the int8 and the float file, right and wrong."""
+    """Show where scores come from: Grad-CAM and Grad-CAM++ of the int8, FP16 and float files, right and wrong."""
     from toolkit.evaluate import parse_named_index
     from toolkit.explanations import HTML_NAME, explain, sanity_rows
     from toolkit.model_files import from_bundle, from_run
