@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from firmware_bridge.errors import ModelError
+from firmware_bridge.errors import AuditError, ConfigError, ModelError
 from firmware_bridge.lungs import MASK_PX
 from toolkit.batch_norm import reestimate_batch_norm
 from toolkit.data.index import Index
-from toolkit.files import storing, write_atomically
+from toolkit.data.patients import patient_overlaps
+from toolkit.files import only_here, storing, write_atomically
 from toolkit.input_scale import INPUT_SCALE
 from toolkit.lungs.asset import FILE
 from toolkit.lungs.augment import Sample, Sampler
@@ -59,6 +61,8 @@ class LungOptions:
 def train_lungs(index: Index, *, masks: Path, out: Path, options: LungOptions, say: Say) -> Path:
     """Train on the training split, choose nothing, measure the int8 file on validation and test.
 
+    Started again on the same X-rays with the same options, it goes on where it was cut off.
+
     Args:
         index: with splits, patients apart.
         masks: folder of masks, see `read_masked`.
@@ -70,10 +74,47 @@ def train_lungs(index: Index, *, masks: Path, out: Path, options: LungOptions, s
         The int8 file.
 
     Raises:
+        AuditError: a patient is in two splits.
+        ConfigError: `out` holds a run of other X-rays or options, or another process is in it.
         InputError: a split has no X-ray with a mask.
         ModelError: training diverged, or the network cannot be converted.
         ResourceError: `out` cannot be written.
     """
+    _refuse_shared_patients(index)
+    with only_here(out, do="wait for that run, or choose another --out"):
+        _claim(out, index, options)
+        return _train(index, masks=masks, out=out, options=options, say=say)
+
+
+def _refuse_shared_patients(index: Index) -> None:
+    shared = [overlap for overlap in patient_overlaps(index) if overlap.decides and overlap.patients]
+    if shared:
+        raise AuditError(
+            "the splits leak: any figure from them would be worthless",
+            expected="no patient in two splits",
+            came="; ".join(f"{len(one.patients)} are in {' and '.join(one.splits)}" for one in shared),
+            do="divide anew with: cxr-edge data split",
+        )
+
+
+def _claim(out: Path, index: Index, options: LungOptions) -> None:
+    """Make `out` the run of these X-rays and options, or find that it is."""
+    rows = repr(sorted((str(row.path), row.patient_id, row.split) for row in index))
+    said = {name: value for name, value in asdict(options).items() if name != "workers"}
+    said["index"] = hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()
+    file = out / "run.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else said
+    if before != said:
+        raise ConfigError(
+            f"{out} holds a run of other X-rays or options",
+            expected=f"what {file} says",
+            came="other values of " + ", ".join(name for name in said if before.get(name) != said[name]),
+            do="choose another --out, or remove that folder to start anew",
+        )
+    write_atomically(file, json.dumps(said, indent=1))
+
+
+def _train(index: Index, *, masks: Path, out: Path, options: LungOptions, say: Say) -> Path:
     parts = {
         name: read_masked(index.select(split=name).rows, masks=masks, name=name)
         for name in ("train", "validation", "test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from firmware_bridge.decode import decode
-from firmware_bridge.errors import InputError
+from firmware_bridge.errors import AuditError, ConfigError, InputError
 from firmware_bridge.lungs import KINDS, MASK_PX, LungFinder
 from toolkit.cli.train_lungs import command
 from toolkit.data.index import Index
@@ -62,6 +63,16 @@ def test_a_small_one_is_trained_goes_on_after_a_cut_and_is_an_int8_file(
     (tmp_path / "cut" / FILE).unlink()
     assert _train(samples, masks, tmp_path / "cut", epochs=2) == whole
     assert (tmp_path / "cut" / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
+    with pytest.raises(ConfigError, match=r"(?s)run of other X-rays or options.*other values of epochs"):
+        _train(samples, masks, tmp_path / "cut", epochs=3)
+
+
+def test_a_patient_in_two_splits_is_refused(samples: Path, masks: Path, tmp_path: Path) -> None:
+    index = Index.read(samples / "index.csv")
+    index.with_rows(replace(row, patient_id="one") for row in index).write(tmp_path / "index.csv")
+    with pytest.raises(AuditError, match="no patient in two splits"):
+        _train(tmp_path, masks, tmp_path / "out", epochs=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_xrays_without_a_mask_are_left_out_and_counted(samples: Path, masks: Path, tmp_path: Path) -> None:
