@@ -19,6 +19,7 @@ import numpy.typing as npt
 from calibration.temperature import sigmoid
 from firmware_bridge.errors import ConfigError
 from toolkit.data.index import Index, Xray
+from toolkit.data.load import identity
 from toolkit.files import replacing
 from toolkit.model_files import from_bundle, from_file, from_run
 from toolkit.score_index import NamedIndex, score_index
@@ -67,10 +68,10 @@ def teacher_logits(
         teachers: at least one.
         rows: the X-rays, of any labels.
         positive: the label that counts as positive.
-        cache: folder in which the answer is kept.
+        cache: folder in which the answer is kept, for the very same files.
         workers: threads that score.
     """
-    digest = hashlib.sha256("".join(f"{row.path}\n" for row in rows).encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256(b"".join(map(identity, rows)))
     for teacher in teachers:
         digest.update(teacher.content + f"{teacher.temperature} {teacher.bias}".encode())
     stored = cache / f"teacher-{digest.hexdigest()[:24]}.npy"
@@ -98,7 +99,7 @@ def targets(
     Args:
         logits: (N,) float64, NaN where the teacher refused the X-ray.
         labels: (N,) of {0, 1}.
-        hard: the teacher's decision instead of its probability.
+        hard: the class that the teacher holds the likelier (Touvron 2021, section 4) instead of its probability.
         temperature: that softens the probability.
     """
     said = (logits >= 0).astype(np.float64) if hard else sigmoid(np.nan_to_num(logits) / temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def test_a_saved_file_teaches_and_two_teachers_are_averaged(samples: Path, tmp_p
     options: dict[str, Any] = {"positive": "pneumonia", "cache": tmp_path, "workers": 1}
     one = read_teachers(str(DATA / "tiny.int8.tflite"))
     alone = teacher_logits(one, rows, **options)
+    (stored,) = tmp_path.glob("teacher-*.npy")
     assert np.isfinite(alone).all()
     assert len(set(alone)) > 1
     other = read_teachers(str(DATA / "tiny.float.tflite"))
@@ -77,8 +79,20 @@ def test_a_saved_file_teaches_and_two_teachers_are_averaged(samples: Path, tmp_p
     mean = (alone + teacher_logits(other, rows, **options)) / 2
     np.testing.assert_allclose(teacher_logits(both, rows, **options), mean)
     assert len(list(tmp_path.glob("teacher-*.npy"))) == 3
-    # The second time nothing is scored: the X-rays need not even be there.
-    np.testing.assert_array_equal(teacher_logits(one, rows, **options), alone)
+    assert len(list(tmp_path.glob("teacher-*.npy"))) == 3
+    np.save(stored, alone + 1)  # the second time nothing is scored: what is kept is what comes
+    np.testing.assert_array_equal(teacher_logits(one, rows, **options), alone + 1)
+
+
+def test_an_xray_that_has_changed_is_scored_again(samples: Path, tmp_path: Path) -> None:
+    first, other = Index.read(samples / "index.csv").rows[:2]
+    row = replace(first, path=tmp_path / "x.jpg")
+    options: dict[str, Any] = {"positive": "pneumonia", "cache": tmp_path / "cache", "workers": 1}
+    teacher = read_teachers(str(DATA / "tiny.int8.tflite"))
+    row.path.write_bytes(first.path.read_bytes())
+    before = teacher_logits(teacher, [row], **options)
+    row.path.write_bytes(other.path.read_bytes())
+    assert teacher_logits(teacher, [row], **options) != before
 
 
 def test_a_token_without_a_teacher_is_refused() -> None:

@@ -144,6 +144,16 @@ def load(
     return loaded
 
 
+def identity(xray: Xray) -> bytes:
+    """What tells whether an X-ray's file, and how it is stretched back, is still the same, without reading it."""
+    try:
+        stat = xray.path.stat()
+        seen = f"{xray.path}|{stat.st_size}|{stat.st_mtime_ns}|{xray.width_px}x{xray.height_px}\n"
+    except OSError as error:
+        seen = f"{xray.path}|{error.errno}\n"
+    return seen.encode("utf-8", "surrogateescape")
+
+
 class _Cache:
     """Loaded pixels on disk, under a name made from everything that decides them."""
 
@@ -154,12 +164,7 @@ class _Cache:
         if finder and preprocessing.needs_lungs:
             digest.update(finder.sha256.encode())
         for xray in rows:
-            try:
-                stat = xray.path.stat()
-                seen = f"{xray.path}|{stat.st_size}|{stat.st_mtime_ns}|{xray.width_px}x{xray.height_px}\n"
-            except OSError as error:
-                seen = f"{xray.path}|{error.errno}\n"
-            digest.update(seen.encode("utf-8", "surrogateescape"))
+            digest.update(identity(xray))
         self._path = folder / f"{digest.hexdigest()[:24]}.npy"
         self._masks = self._path.with_suffix(".masks.npy")
         self._has_masks = preprocessing.needs_lungs
