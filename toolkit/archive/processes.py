@@ -37,6 +37,7 @@ class Processes:
     def __init__(self, setup: Setup, *, workers: int) -> None:
         self._setup = Handed(setup)
         self._failed_starts = 0
+        self._failed: CxrEdgeError | None = None  # raised when what was finished before is handed over
         self._places = [self._start() for _ in range(workers)]
 
     @property
@@ -62,7 +63,10 @@ class Processes:
 
         Raises:
             ResourceError: workers end before they are ready, again and again.
+            CxrEdgeError: a worker's own, which all of them would meet; after what others finished meanwhile.
         """
+        if self._failed is not None:
+            raise self._failed
         found: list[Done | Died] = []
         readable = wait([place.pipe for place in self._places], timeout_s)
         for index, place in enumerate(self._places):
@@ -78,11 +82,14 @@ class Processes:
                 self._places[index] = self._start()
                 continue
             if isinstance(answer, CxrEdgeError):
-                raise answer
+                self._failed = answer
+                continue
             self._failed_starts = 0
             if place.task is not None:
                 found.append(Done(place.task, answer))
             place.ready, place.task = True, None
+        if not found and self._failed is not None:
+            raise self._failed
         return found
 
     def _bury(self, place: _Place) -> str:

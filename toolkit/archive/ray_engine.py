@@ -44,6 +44,7 @@ class RayEngine:
         self._address = address
         self._running = 0
         self._found: list[Done | Died] = []
+        self._failed: CxrEdgeError | None = None  # raised when what was finished before is handed over
         handed = Handed(setup)
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -73,10 +74,11 @@ class RayEngine:
         self._running += 1
         # Else, with many actors, both ends come to wait in `send` until the other one reads.
         self._drain(0)
-        try:
-            self._pipe.send((task.number, task.to_send()))
-        except OSError as error:
-            raise self._gone() from error
+        if self._failed is None:
+            try:
+                self._pipe.send((task.number, task.to_send()))
+            except OSError:
+                self._failed = self._gone()
 
     def wait(self, timeout_s: float) -> Sequence[Done | Died]:
         """See `Engine`.
@@ -87,6 +89,8 @@ class RayEngine:
         self._drain(timeout_s)
         found, self._found = self._found, []
         self._running -= len(found)
+        if not found and self._failed is not None:
+            raise self._failed
         if time.monotonic() - self._heard_s > _SILENCE_S:
             raise self._gone()
         return found
@@ -94,10 +98,16 @@ class RayEngine:
     def _drain(self, timeout_s: float) -> None:
         """Take what has come; where nothing has, wait for it."""
         deadline_s = time.monotonic() + timeout_s
-        while self._pipe.poll(0 if self._found else max(0.0, deadline_s - time.monotonic())):
-            answer = self._receive(0)
-            if isinstance(answer, Done | Died):
-                self._found.append(answer)
+        try:
+            while self._failed is None:
+                left_s = 0.0 if self._found else max(0.0, deadline_s - time.monotonic())
+                if not self._pipe.poll(left_s):
+                    break
+                answer = self._receive(0)
+                if isinstance(answer, Done | Died):
+                    self._found.append(answer)
+        except CxrEdgeError as error:
+            self._failed = error
 
     def _receive(self, timeout_s: float) -> Any:
         try:

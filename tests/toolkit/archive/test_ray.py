@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import multiprocessing
 import signal
 import subprocess
 import threading
@@ -14,11 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from firmware_bridge.errors import ClusterError
 from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadable_of
 from tests.toolkit.archive.ray_nodes import Node, free_port, started
-from toolkit.archive.engine import Task
+from toolkit.archive.engine import Done, Task
 from toolkit.archive.names import Item
-from toolkit.archive.ray_engine import RayEngine
+from toolkit.archive.ray_engine import RayEngine, cluster_error
 from toolkit.archive.run import ScoreOptions, _prepare
 
 if importlib.util.find_spec("ray") is None:
@@ -80,6 +82,20 @@ def test_many_answers_and_many_tasks_at_once_do_not_wait_for_each_other() -> Non
         assert sorted(found) == [1, 2, 3, 4]
     finally:
         engine.close()
+
+
+def test_what_was_finished_before_the_cluster_went_away_is_handed_over_first() -> None:
+    engine = RayEngine.__new__(RayEngine)  # without a Ray: this test is the helper process
+    engine._pipe, helper = multiprocessing.Pipe()
+    engine._running, engine._found, engine._failed = 3, [], None
+    engine._address, engine._heard_s = "a:1", time.monotonic()
+    for answer in (Done(1, []), Done(2, []), cluster_error("a:1", "gone")):
+        helper.send(answer)
+    helper.close()
+    assert [one.number for one in engine.wait(1.0)] == [1, 2]
+    engine.submit(Task(4, (Item("a", "a"),)))  # no error yet: what was handed over has to be written first
+    with pytest.raises(ClusterError, match="a:1"):
+        engine.wait(1.0)
 
 
 def test_a_cluster_that_does_not_answer(archive: Path, out: Path) -> None:
