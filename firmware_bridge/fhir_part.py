@@ -57,6 +57,7 @@ class FhirPart:
         warn_of_open_secrets(settings.token_file)
         self._validates = can_validate()
         self._stuck_until_s = 0.0
+        self._told = ""  # by the server, last
         # What was scored before reports were asked for is not reported.
         first_seq = context.journal.last_result_seq()
         self._outbox = ReportOutbox(context.state, first_seq=first_seq, folder=FOLDER, suffix=SUFFIX)
@@ -151,14 +152,20 @@ class FhirPart:
         client = self._client
         assert client is not None
         try:
-            verdict = send_bundle(client, one.path.read_bytes())
-        except (ServerError, ConfigError) as error:
-            verdict = Verdict(LATER, f"{error.came}")
-        except (OSError, ValueError, LookupError):
+            content = one.path.read_bytes()
+            len(json.loads(content)["entry"])
+        except (OSError, ValueError, LookupError, TypeError):
             self._outbox.refused(one, "its file is gone or damaged", most_tries=1)
             _LOG.error("FHIR: a report is gone or damaged on the disk: %s", one.path.name)
             return True
+        try:
+            verdict = send_bundle(client, content)
+        except (ServerError, ConfigError) as error:
+            verdict = Verdict(LATER, f"{error.came}")
         where = client.address.where
+        if verdict.reasons and verdict.reasons != self._told:  # not with each of many tries
+            self._told = verdict.reasons
+            _LOG.warning("FHIR server %s says: %s", where, verdict.reasons)
         if verdict.what == SENT:
             self._outbox.sent(one)
             self._loop.good()

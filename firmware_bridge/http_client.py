@@ -62,7 +62,7 @@ class Answer:
     def retry_after_s(self) -> float:
         """RFC 9110, 10.2.3: how long to wait, in seconds or up to a date; 0 where nobody said. An hour at most."""
         text = self.headers.get("retry-after", "").strip()
-        if text.isascii() and text.isdigit():
+        if text.isascii() and text.isdigit():  # "²" is a digit, too, and no number
             return min(float(text), _MOST_WAIT_S)
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             return min(max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time()), _MOST_WAIT_S)
@@ -79,17 +79,21 @@ def parse_address(url: str, *, key: str) -> Address:
     Raises:
         ConfigError: it is none, or it holds a password.
     """
+    # Neither the address nor what Python says of it is quoted: wherever something slipped, it may be a password.
     try:
         parts = urlsplit(url.strip())
-        port = parts.port
-    except ValueError as error:
-        raise _wrong(key, str(error)) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url.strip():
-        raise _wrong(key, url[:80])
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise _wrong(key, "one with a user, a query or a fragment")  # not quoted: it may hold a password
+        port, host = parts.port, parts.hostname or ""
+        host.encode("idna")
+    except ValueError:
+        raise _wrong(key, "one that cannot be taken apart, or a host that no name server can have") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise _wrong(key, "another scheme, or no host")
+    if not url.isprintable() or " " in url.strip() or not parts.path.isascii():
+        raise _wrong(key, "one with letters that no address has; such are written as %NN")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise _wrong(key, "one with a user, a query or a fragment")
     tls = parts.scheme == "https"
-    return Address(tls, parts.hostname, port or (443 if tls else 80), parts.path.rstrip("/"))
+    return Address(tls, host, port or (443 if tls else 80), parts.path.rstrip("/"))
 
 
 def _wrong(key: str, came: str) -> ConfigError:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from firmware_bridge.http_client import Answer, HttpClient, ServerError, parse_address, read_secret, tls_context
@@ -16,6 +17,7 @@ NEW_INSTANCE = "NewInstance"
 # SHA-1 of patient, study, series and instance, in five groups. It becomes a part of addresses: nothing else may.
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _MOST_JSON_BYTES = 4 << 20
+_MESSAGE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.'()/-]{1,99}")  # Orthanc's own, one for each of its error codes
 
 
 class OrthancRefusal(ServerError):
@@ -91,15 +93,15 @@ class Orthanc:
 
     def size_bytes(self, id: str) -> int | None:
         """Of an instance's file; None: there is no such instance (any more)."""
-        found = self._json(f"/instances/{id}")
+        found = self._json(f"/instances/{id}", one=True)
         try:
             return None if found is None else _whole(found.get("FileSize") or 0)
         except (TypeError, ValueError) as error:
-            raise self._no_orthanc("no size of a file") from error
+            raise self._refusal("to tell of an instance", "no size of its file", passing=True) from error
 
     def tags(self, id: str) -> Mapping[str, Any] | None:
         """An instance's elements by keyword, pixels left out; None: no such instance."""
-        return self._json(f"/instances/{id}/simplified-tags")
+        return self._json(f"/instances/{id}/simplified-tags", one=True)
 
     def file(self, id: str, *, most_bytes: int) -> bytes | None:
         """An instance's DICOM file; None: no such instance."""
@@ -123,16 +125,23 @@ class Orthanc:
             )
             if not all(_ID.fullmatch(one.id) for one in changes if one.kind == NEW_INSTANCE):
                 raise ValueError("an id that is none")
+            if not all(one.mark.isascii() for one in changes):
+                raise ValueError("a change that no text can hold")
+            if any(one.seq >= other.seq for one, other in pairwise(changes)):
+                raise ValueError("changes out of their order")
             return Page(changes, _whole(found["Last"]), bool(found["Done"]))
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             raise self._no_orthanc("no list of changes") from error
 
-    def _json(self, path: str) -> dict[str, Any] | None:
+    def _json(self, path: str, *, one: bool = False) -> dict[str, Any] | None:
+        """The object at `path`. `one`: it is about one instance, and no other may wait for that."""
         answer = self._ask("GET", path)
         if answer is None:
             return None
         found = _object(answer.body)
         if not found:
+            if one:
+                raise self._refusal("to tell of an instance", "no JSON object", passing=True)
             raise self._no_orthanc("no JSON object")
         return found
 
@@ -154,9 +163,9 @@ class Orthanc:
             )
         if status < 400:
             raise self._no_orthanc(f"status {status}")
-        details = _object(answer.body)
-        told = str(details.get("Details") or details.get("Message") or "")[:200]
-        came = f"status {status}{f': {told}' if told.isprintable() and told else ''}"
+        # Not its "Details": what they quote may be a patient's, and this goes into log and status.
+        told = str(_object(answer.body).get("Message") or "")
+        came = f"status {status}{f': {told}' if _MESSAGE.fullmatch(told) else ''}"
         raise self._refusal("a request", came, passing=status >= 500 or status in (408, 409, 429))
 
     def _headers(self) -> dict[str, str]:

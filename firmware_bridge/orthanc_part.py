@@ -123,7 +123,7 @@ class OrthancPart:
             if fresh:
                 announced = [(one.id, one.mark) for one in fresh if one.kind == NEW_INSTANCE]
                 self._feed.read(Cursor(fresh[-1].seq, fresh[-1].mark), announced)
-            if page.done:
+            if page.done or not fresh:  # more, it says, and tells nothing of it
                 return False
         return True
 

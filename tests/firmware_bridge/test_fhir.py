@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import re
+import threading
 from dataclasses import fields
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from firmware_bridge.fhir import FhirOrigin, fhir_bundle
 from firmware_bridge.fhir_part import read_fhir_origin
-from firmware_bridge.fhir_sender import AGAIN, LATER, REFUSED, SENT, judge
+from firmware_bridge.fhir_sender import AGAIN, LATER, REFUSED, SENT, judge, open_client, send_bundle
 from firmware_bridge.fhir_settings import FhirSettings
 from firmware_bridge.fhir_validate import InvalidFhir, validate
 from firmware_bridge.http_client import Answer
@@ -201,7 +203,43 @@ def test_what_an_answer_means(status: int, body: Any, what: str) -> None:
     verdict = judge(Answer(status, {}, text.encode()), entries=2)
     assert verdict.what == what
     if body is OUTCOME:
-        assert verdict.why.endswith(": invalid: no subject") or what == LATER
+        assert verdict.why.endswith(": invalid") or what == LATER
+        assert verdict.reasons == "no\nsubject"
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    words = ""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        issues = [{"code": self.words, "diagnostics": self.words}, {"code": "not-found", "diagnostics": "\ud800"}]
+        self.send_response(422)
+        self.end_headers()
+        self.wfile.write(json.dumps({"resourceType": "OperationOutcome", "issue": issues}).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_a_server_that_quotes_the_patient_is_not_quoted(search: bool) -> None:
+    """Servers do: of a search that finds nobody they say for whom. Status and broker get codes, the log masked words."""
+    origin = FhirOrigin("1.2.3", "1.2.3.4", "A 17", "P$1|x", "urn:hospital", search=search)
+    content = json.dumps(fhir_bundle(SCORED, origin=origin)).encode()
+    found = "Patient?identifier=urn:hospital|P%5C%241%5C%7Cx" if search else "P%241%7Cx"
+    _Refusing.words = f"Invalid match URL {found}: no P$1|x; study 1.2.3 with 1.2.3.4, order A 17"
+    server = HTTPServer(("127.0.0.1", 0), _Refusing)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    client = open_client(FhirSettings(url=f"http://127.0.0.1:{server.server_port}"))
+    try:
+        verdict = send_bundle(client, content)
+    finally:
+        client.close()
+        server.shutdown()
+        server.server_close()
+    assert (verdict.what, verdict.why) == (REFUSED, "status 422: not-found")
+    assert verdict.reasons.startswith("Invalid match URL ")
+    assert not [one for one in ("P$1", "P%5C%241", "P%241", "1.2.3", "A 17") if one in verdict.reasons]
 
 
 def test_every_key_is_explained_as_it_is_and_the_examples_are_read(tmp_path: Path) -> None:
@@ -219,5 +257,6 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert judge(Answer(503, {"retry-after": "17"}), entries=1).pause_s == 17
     date = Answer(429, {"retry-after": formatdate(4102444800, usegmt=True)})
     assert date.retry_after_s == 3600, "an hour at most"
-    for odd in ("soon", "²", "-1", "9" * 5000, "Mon, 99 Foo 2026"):
-        assert Answer(429, {"retry-after": odd}).retry_after_s in (0, 3600)
+    for odd in ("soon", "²", "-3", "Fri, 31 Dec 99999 23:59:59 GMT", ""):
+        assert Answer(429, {"retry-after": odd}).retry_after_s == 0
+    assert Answer(429, {"retry-after": "9" * 5000}).retry_after_s == 3600

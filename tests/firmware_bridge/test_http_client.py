@@ -8,9 +8,39 @@ import threading
 
 import pytest
 
+from firmware_bridge.errors import ConfigError
 from firmware_bridge.http_client import HttpClient, ServerError, parse_address
 
 WAIT_S = 60.0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "htps://user:hidden@host",
+        "http://user:hid den@host",
+        "http://user:hidden",
+        "http://user:hidden@",
+        "user:hidden@host",
+        "http://user:hidden@host",
+        "http://user:hidden@host/\n",
+        "http://[user:hidden@host",
+        "http://user:hid/den@host",
+        "http://host?token=hidden",
+        "http://host#hidden",
+        "http://@host",
+        "http://host:99999",
+        "http://host/päth",
+        f"http://{'a' * 64}",
+        "http://a..b",
+        "",
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_what_may_be_a_password_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="is no address") as told:
+        parse_address(url, key="url")
+    assert "hid" not in str(told.value)
+    assert told.value.__cause__ is None
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,11 @@ def changes(**change: Any) -> bytes:
         (200, b'{"Changes": 1, "Last": 2, "Done": true}', ServerError),
         (200, changes(ID="../../tools/reset"), ServerError),
         (200, changes(Seq="x"), ServerError),
+        (200, changes(Seq=-1), ServerError),
+        (200, changes(Seq=2**70), ServerError),
         (200, changes(Seq=float("inf")), ServerError),
-        (200, changes(Seq=10**30), ServerError),
+        (200, changes(Date="\ud800"), ServerError),
+        (200, b'{"Changes": [], "Last": 1e400, "Done": true}', ServerError),
         (302, b"", ServerError),
         (401, b"", ServerError),
         (404, b"", ServerError),
@@ -143,12 +146,27 @@ def test_no_answer_of_an_odd_server_is_taken_for_orthancs(
     orthanc.close()
 
 
-@pytest.mark.parametrize("size", ['"large"', "[1]", "1e999", "-1"])
-def test_a_size_that_is_none_is_no_size(server: HTTPServer, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
-    monkeypatch.setattr(_Answers, "body", f'{{"FileSize": {size}}}'.encode())
+@pytest.mark.parametrize(
+    ("body", "passing"),
+    [
+        (b"<html>", True),
+        (b'{"FileSize": "MUSTERMANN^MAX"}', True),
+        (b'{"FileSize": -1}', True),
+        (b'{"FileSize": [1]}', True),
+        (b'{"FileSize": 1e999}', True),
+        (b'{"Message": "Bad request", "Details": "no such patient: MUSTERMANN^MAX"}', False),
+    ],
+)
+def test_what_is_odd_about_one_instance_holds_up_no_other_and_names_nobody(
+    server: HTTPServer, monkeypatch: pytest.MonkeyPatch, body: bytes, passing: bool
+) -> None:
+    monkeypatch.setattr(_Answers, "status", 200 if passing else 400)
+    monkeypatch.setattr(_Answers, "body", body)
     orthanc = Orthanc(OrthancSettings(url=f"http://127.0.0.1:{server.server_port}"))
-    with pytest.raises(ServerError, match="no Orthanc answers"):
+    with pytest.raises(OrthancRefusal) as raised:
         orthanc.size_bytes(ID)
+    assert raised.value.passing is passing
+    assert "MUSTERMANN" not in str(raised.value)
     orthanc.close()
 
 
