@@ -223,7 +223,7 @@ class _Refusing(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("search", [True, False])
 def test_a_server_that_quotes_the_patient_is_not_quoted(search: bool) -> None:
-    """Servers do: of a search that finds nobody they say for whom. Status and broker get codes, the log masked words."""
+    """Servers do, of a search that finds nobody. Status and broker get codes, the log masked words."""
     origin = FhirOrigin("1.2.3", "1.2.3.4", "A 17", "P$1|x", "urn:hospital", search=search)
     content = json.dumps(fhir_bundle(SCORED, origin=origin)).encode()
     found = "Patient?identifier=urn:hospital|P%5C%241%5C%7Cx" if search else "P%241%7Cx"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firmware_bridge.errors import IndexFormatError
-from toolkit.archive.names import Item, as_text
+from toolkit.archive.names import Item, as_text, what_came, without_secrets
 from toolkit.archive.walk import Passed
 from toolkit.data.index import printable, read_csv
 
@@ -87,8 +87,9 @@ def parquet_list(path: str, files: Any, *, column: str, keep: Sequence[str]) -> 
     try:
         dataset = pa.dataset.dataset(path, format="parquet", filesystem=files)
         schema = dataset.schema
-    except (OSError, pa.ArrowException) as error:
-        raise not_parquet(path, str(error)) from error
+    except Exception as error:  # Arrow's own, and each file system has errors of its own
+        raise not_parquet(path, what_came(error)) from error
+    path = without_secrets(path)
     missing = [name for name in (column, *keep) if name not in schema.names]
     if missing:
         raise IndexFormatError(
@@ -97,7 +98,8 @@ def parquet_list(path: str, files: Any, *, column: str, keep: Sequence[str]) -> 
             came=f"the columns {printable(', '.join(schema.names))}"[:500],
             do=_ADVICE,
         )
-    if not (pa.types.is_string(kind := _plain(schema.field(column).type)) or pa.types.is_large_string(kind)):
+    kind = _plain(schema.field(column).type)
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise IndexFormatError(
             f"the column {column!r} of {path} holds no names", expected="text", came=str(kind), do=_ADVICE
         )
@@ -118,35 +120,51 @@ def kept_fields(dataset: Any, keep: Sequence[str]) -> list[pa.Field]:
     return [pa.field(name, _plain(dataset.schema.field(name).type)) for name in keep]
 
 
-def parquet_items(dataset: Any, place: Place, *, column: str, keep: Sequence[str], passed: Passed) -> Iterator[Item]:
-    """The X-rays of an opened Parquet list, in its order.
+def parquet_items(
+    dataset: Any, place: Place, *, list_name: str, column: str, keep: Sequence[str], passed: Passed
+) -> Iterator[Item]:
+    """The X-rays of an opened Parquet list, in its order; each kept value as an Arrow array of one.
+
+    Python has no date of the year 300,000, no nanoseconds and not all time zones: what is only carried along stays
+    Arrow's.
 
     Raises:
         IndexFormatError: it cannot be read to its end.
     """
+    for names, kept in _batches(dataset, list_name, [column, *keep]):
+        for row, name in enumerate(names):
+            if name:
+                yield place.item(name, tuple(one.slice(row, 1) for one in kept))
+            else:
+                passed.nameless += 1
+
+
+def _batches(dataset: Any, list_name: str, columns: list[str]) -> Iterator[tuple[list[str | None], list[Any]]]:
+    """Some rows after others: the first column as texts, the others as Arrow's arrays."""
+    try:
+        for batch in dataset.to_batches(
+            columns=columns, batch_size=_BATCH_ROWS, batch_readahead=2, fragment_readahead=1
+        ):
+            first, *others = batch.columns
+            yield first.to_pylist(), [_decoded(one) for one in others]
+    except Exception as error:  # Arrow's own, names that are not UTF-8, and each file system has errors of its own
+        raise not_parquet(list_name, what_came(error)) from error
+
+
+def _decoded(array: Any) -> Any:
+    """A column of categories as what they stand for."""
     import pyarrow as pa
 
-    batches = dataset.to_batches(
-        columns=[column, *keep], batch_size=_BATCH_ROWS, batch_readahead=2, fragment_readahead=1
-    )
-    try:
-        for batch in batches:
-            for name, *kept in zip(*(one.to_pylist() for one in batch.columns), strict=True):
-                if name:
-                    yield place.item(name, tuple(kept))
-                else:
-                    passed.nameless += 1
-    except (OSError, pa.ArrowException) as error:
-        raise not_parquet(place.root, str(error)) from error
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def not_parquet(path: str, came: str) -> IndexFormatError:
     """The error for a list that cannot be read."""
     return IndexFormatError(
-        f"{path} cannot be read as Parquet",
+        f"{without_secrets(path)} cannot be read as Parquet",
         expected="a whole Parquet file, or a folder of them",
         came=" ".join(came.split())[:300],
-        do="copy it again, or name a CSV or a folder of X-rays",
+        do="copy it again (from a server that gives no parts of a file: onto this machine), or name a CSV or a folder",
     )
 
 
@@ -163,9 +181,9 @@ def local_copy(files: Any, path: str) -> Path:
     except Exception as error:  # each file system has errors of its own
         Path(target.name).unlink(missing_ok=True)
         raise IndexFormatError(
-            f"{path} cannot be fetched",
+            f"{without_secrets(path)} cannot be fetched",
             expected="a CSV that can be read there",
-            came=" ".join(f"{type(error).__name__}: {error}".split())[:300],
+            came=what_came(error)[:300],
             do="check the address, the permissions and the network",
         ) from error
     return Path(target.name)

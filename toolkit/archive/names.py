@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit, urlunsplit
 
 from firmware_bridge.beside import is_taken_name
 from toolkit.data.readers import SHADOW_FOLDER, SUFFIXES
 
+_ADDRESS = re.compile(r"[a-z0-9+.-]+://[^\s'\"<>]*", re.IGNORECASE)
 _DIRECTORY_FILE = "DICOMDIR"  # PS3.10, 8: the table of contents of a DICOM medium
 
 
@@ -67,3 +70,22 @@ def _letter(char: str) -> str:
 def key_of(path: str) -> bytes:
     """16 bytes that stand for a path: two of a billion paths share theirs with a probability of 1e-21."""
     return hashlib.blake2b(path.encode("utf-8"), digest_size=16).digest()
+
+
+def without_secrets(address: str) -> str:
+    """An address without user, password and query: it is stored and shown."""
+    if "://" not in address:
+        return address
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # such as a bracket that nothing closes
+        return f"{address.partition('://')[0]}://…"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def what_came(error: BaseException) -> str:
+    """What a file system of fsspec raised, on one line; addresses in it without what may be secret."""
+    # fsspec's FileNotFoundError, for whatever a server answers, says the address alone: the cause knows the status.
+    status = getattr(error.__cause__, "status", None) or getattr(error, "status", None)
+    text = f"status {status}" if status else f"{type(error).__name__}: {error}"
+    return " ".join(_ADDRESS.sub(lambda found: without_secrets(found[0]), text).split())

@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any
 
 from firmware_bridge.decode import DEFAULT_LIMITS
 from firmware_bridge.errors import CxrEdgeError, ImageError, ImageOutOfBounds, InputError, UnreadableImage
-from toolkit.archive.names import Item
-from toolkit.archive.source import open_files, without_secrets
+from toolkit.archive.names import Item, what_came, without_secrets
+from toolkit.archive.source import open_files
 
 _AHEAD = 4  # more hides more of a network's delay, and holds more files of up to 64 MiB
 _TRIES = 3
@@ -46,6 +47,7 @@ class Reader:
         self._storage = dict(storage)
         self._max_bytes = max_bytes
         self._files: dict[str, Any] = {}
+        self._good: dict[str, str] = {}  # server or bucket -> an X-ray that could be read there
         self._pool = ThreadPoolExecutor(_AHEAD)
 
     def read_all(self, items: Sequence[Item]) -> Iterator[tuple[Item, Read]]:
@@ -86,18 +88,32 @@ class Reader:
         return Read(data, digest, error, (time.perf_counter() - start_s) * 1e3)
 
     def _remote(self, location: str) -> bytes:
+        server = location.split("/")[2]
         for turn in range(_TRIES):
             try:
-                return self._fetch(location)
+                data = self._fetch(location)
             except CxrEdgeError:
                 raise
             except Exception as error:  # each file system has errors of its own: a timeout, a refused connection, ...
                 if _is_final(error):
-                    raise _unreadable(_reason(error)) from error
+                    raise _unreadable(what_came(error)) from error
                 if turn == _TRIES - 1:
+                    if self._answers(server):
+                        came = f"{what_came(error)} in {_TRIES} tries, where another X-ray could be read"
+                        raise _unreadable(came) from error
                     raise _no_answer(location, error) from error
                 time.sleep(_PAUSE_S * 2**turn)
+            else:
+                self._good[server] = location
+                return data
         raise AssertionError("unreachable")
+
+    def _answers(self, server: str) -> bool:
+        """Whether what could be read there before still can: then it is not the server that fails."""
+        try:
+            return server in self._good and len(self._fetch(self._good[server])) > 0
+        except Exception:  # see `_remote`
+            return False
 
     def _fetch(self, location: str) -> bytes:
         protocol = location.partition("://")[0]
@@ -107,7 +123,13 @@ class Reader:
                 return _local(path, self._max_bytes)
             self._files[protocol] = files
         with self._files[protocol].open(location, "rb", cache_type="none") as file:
-            return bytes(file.read(self._max_bytes + 1))
+            parts: list[bytes] = []
+            left = self._max_bytes + 1
+            # Without a length it comes as the network brings it: `read` gives what is there, not all that is asked for.
+            while left > 0 and (part := bytes(file.read(left))):
+                parts.append(part)
+                left -= len(part)
+            return b"".join(parts)
 
 
 def _is_final(error: Exception) -> bool:
@@ -127,9 +149,17 @@ def _local(path: str, max_bytes: int) -> bytes:
                 raise _unreadable("a folder, pipe or device")
             if status.st_size > max_bytes:
                 raise _too_large(f"{status.st_size} bytes", max_bytes)
-            return file.read(status.st_size) or b""
+            return _all_of(file, status.st_size)
     except (OSError, ValueError) as error:
         raise _unreadable(_reason(error)) from error
+
+
+def _all_of(file: FileIO, size: int) -> bytes:
+    """So many bytes, fewer at the file's end: a network's file system may give less at once."""
+    data = bytearray()
+    while len(data) < size and (part := file.read(size - len(data))):
+        data += part
+    return bytes(data)
 
 
 def _reason(error: Exception) -> str:
@@ -159,6 +189,6 @@ def _no_answer(location: str, error: Exception) -> InputError:
     return InputError(
         f"{place} does not answer",
         expected="the bytes of each X-ray",
-        came=f"{type(error).__name__} in {_TRIES} tries: {' '.join(str(error).split())[:200]}",
+        came=f"{what_came(error)[:200]} in {_TRIES} tries",
         do="mend the network or the server, then give the same command again: what is done stands",
     )

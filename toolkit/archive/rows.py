@@ -106,10 +106,19 @@ def table_of(rows: Sequence[Mapping[str, Any]], constants: Constants, schema: pa
     columns = [
         pa.repeat(pa.scalar(same[field.name], field.type), len(rows))
         if field.name in same
-        else pa.array([row.get(field.name) for row in rows], field.type)
+        else _column([row.get(field.name) for row in rows], field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values as a column; those of a Parquet list are arrays of one."""
+    import pyarrow as pa
+
+    if values and all(isinstance(value, pa.Array) for value in values):
+        return pa.concat_arrays(values)
+    return pa.array(values, kind)
 
 
 def _metadata() -> dict[bytes, bytes]:

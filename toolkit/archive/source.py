@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from firmware_bridge.errors import ConfigError, InputError, MissingExtraError
 from toolkit.archive import lists
-from toolkit.archive.names import Item
+from toolkit.archive.names import Item, what_came, without_secrets
 from toolkit.archive.walk import Passed, cannot_read, walk_local, walk_remote
 from toolkit.data.index import absolute
 
@@ -94,7 +93,7 @@ class Source:
         try:
             return bool(self.files.isdir(self.path))
         except Exception as error:  # each file system has errors of its own
-            raise cannot_read(without_secrets(text), "an address that answers", f"{error}") from error
+            raise cannot_read(without_secrets(text), "an address that answers", what_came(error)) from error
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -122,7 +121,9 @@ class Source:
         """
         column, keep = self._options.path_column, self._options.keep
         if self._dataset is not None:
-            yield from lists.parquet_items(self._dataset, self._place(), column=column, keep=keep, passed=passed)
+            yield from lists.parquet_items(
+                self._dataset, self._place(), list_name=self.name, column=column, keep=keep, passed=passed
+            )
         elif self.kind == CSV:
             path = Path(self.path) if self.local else lists.local_copy(self.files, self.path)
             try:
@@ -181,20 +182,9 @@ def open_files(text: str, storage: Mapping[str, Any]) -> tuple[Any, str]:
         raise ConfigError(
             f"{without_secrets(text)} cannot be opened",
             expected="an address that fsspec knows, with options that its file system knows",
-            came=" ".join(f"{error}".split())[:200],
+            came=what_came(error)[:200],
             do="check the address and --storage-option",
         ) from error
     if isinstance(files, LocalFileSystem):
         return None, os.path.normpath(path)
     return files, path
-
-
-def without_secrets(address: str) -> str:
-    """An address without user, password and query: it is stored and shown."""
-    if "://" not in address:
-        return address
-    try:
-        parts = urlsplit(address)
-    except ValueError:  # such as a bracket that nothing closes
-        return f"{address.partition('://')[0]}://…"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firmware_bridge.errors import InputError
-from toolkit.archive.names import Item, as_text, is_searched_folder, is_xray_name
+from toolkit.archive.names import Item, as_text, is_searched_folder, is_xray_name, what_came, without_secrets
 
 if TYPE_CHECKING:
     Entries = os._ScandirIterator[str]
@@ -119,6 +119,7 @@ def walk_remote(files: Any, root: str, passed: Passed) -> Iterator[Item]:
     Raises:
         InputError: it cannot be listed.
     """
+    is_page = root.startswith(("http://", "https://"))
     folders = [(root, 0)]
     while folders:
         folder, depth = folders.pop()
@@ -128,7 +129,11 @@ def walk_remote(files: Any, root: str, passed: Passed) -> Iterator[Item]:
             path = as_text(posixpath.relpath(address, root))
             if address.rstrip("/") == folder.rstrip("/"):
                 continue  # object stores list a folder's own marker in it
-            if entry.get("type") != "directory":
+            if is_page and ("?" in address or "#" in address):
+                passed.files += 1  # the column heads that Apache's page of a folder is sorted by
+            elif ".." in address.split("/") or "::" in address:  # "::" makes fsspec look elsewhere, too
+                yield Item(path, address, problem="a name that leaves the folder")
+            elif entry.get("type") != "directory":
                 if is_xray_name(name):
                     yield Item(path, files.unstrip_protocol(address))
                 else:
@@ -146,7 +151,7 @@ def _entries(files: Any, folder: str) -> list[dict[str, Any]]:
         files.invalidate_cache(folder)  # else every folder's list is kept
     except Exception as error:  # each file system has errors of its own, and all mean the same here
         raise cannot_read(
-            files.unstrip_protocol(folder), "a folder that can be listed", f"{type(error).__name__}: {error}"
+            without_secrets(files.unstrip_protocol(folder)), "a folder that can be listed", what_came(error)
         ) from error
     return entries
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,9 +30,9 @@ from firmware_bridge.errors import BundleError, ConfigError, IndexFormatError, I
 from firmware_bridge.result import NOTICE, result_id
 from firmware_bridge.shipped import shipped_bundle
 from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadable_of
-from toolkit.archive.names import as_text, is_xray_name
+from toolkit.archive.names import as_text, is_xray_name, without_secrets
 from toolkit.archive.run import ScoreSummary
-from toolkit.archive.source import SourceOptions, without_secrets
+from toolkit.archive.source import SourceOptions
 from toolkit.cli.main import run
 
 Score = Callable[..., ScoreSummary]
@@ -201,6 +204,23 @@ def test_a_list(form: str, archive: Path, out: Path, score: Score) -> None:
     assert b"somebody" not in b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
 
 
+def test_what_is_kept_comes_out_as_it_was(archive: Path, out: Path, score: Score) -> None:
+    """Also what Python has no word for: nanoseconds as pandas writes them, the year 38,000, an unknown time zone."""
+    (xray, *_) = archive.rglob("*.jpg")
+    kept = {
+        "ns": pa.array([1_700_000_000_123_456_789, None], pa.timestamp("ns", "Mars/Olympus")),
+        "far": pa.array([2**60, None], pa.timestamp("us")),
+        "nested": pa.array([[{"a": [None, [1]]}], None]),
+        "map": pa.array([[("x", 1)], None], pa.map_(pa.string(), pa.int8())),
+    }
+    pq.write_table(pa.table({"path": [str(xray), str(archive / "DICOM/IM000001")], **kept}), archive / "l.parquet")
+    score(archive / "l.parquet", source=SourceOptions(keep=tuple(kept)))
+    (part,) = out.glob("part-*")
+    table = pq.read_table(part).sort_by("ns")
+    for name, was in kept.items():
+        assert table.column(name).combine_chunks().equals(was), name
+
+
 def test_an_index_of_ours(samples: Path, out: Path, score: Score) -> None:
     done = score(samples / "index.csv")
     with (samples / "index.csv").open(encoding="utf-8") as file:
@@ -223,6 +243,10 @@ def test_lists_that_are_none(archive: Path, tmp_path: Path, score: Score) -> Non
         score(tmp_path / "b.parquet")
     with pytest.raises(IndexFormatError, match="lacks the column 'path'"):
         score(tmp_path / "c.csv")
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    pq.write_table(pa.table({"path": bad}), tmp_path / "e.parquet")
+    with pytest.raises(IndexFormatError, match=r"e\.parquet cannot be read as Parquet"):
+        score(tmp_path / "e.parquet")
     with pytest.raises(InputError, match="is nothing that can be scored"):
         score(tmp_path / "not there")
     with pytest.raises(ConfigError, match="a folder has no columns"):
@@ -273,12 +297,55 @@ def test_a_damaged_file_of_results_is_told(archive: Path, out: Path, score: Scor
 
 
 class Served(SimpleHTTPRequestHandler):
+    """Like a program that makes its answers as it goes: no length, in pieces; its pages of folders are Apache's."""
+
+    protocol_version = "HTTP/1.1"
+    broken, whole = "", False
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if self.broken and self.broken in self.path:
+            self.send_error(500)
+        elif path.is_dir():
+            links = [
+                "?C=N;O=D",
+                "/",
+                "../",
+                "../../above.jpg",
+                *(f"{one.name}{'/' * one.is_dir()}" for one in path.iterdir()),
+            ]
+            self._in_pieces("text/html", "".join(f'<a href="{quote(link, "/?=;")}">x</a>' for link in links).encode())
+        elif self.whole or not path.is_file():
+            super().do_GET()
+        else:
+            self._in_pieces("image/jpeg", path.read_bytes())
+
+    def do_HEAD(self) -> None:
+        if self.whole:
+            super().do_HEAD()
+        else:
+            self.send_error(405)
+
+    def _in_pieces(self, kind: str, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with contextlib.suppress(OSError):  # who only wants the head hangs up
+            for start in range(0, len(content), 4000):
+                piece = content[start : start + 4000]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                self.wfile.flush()
+                time.sleep(0.01)
+            self.wfile.write(b"0\r\n\r\n")
+
     def log_message(self, *_: object) -> None:
         """Nothing."""
 
 
 @pytest.fixture
 def http(archive: Path) -> Iterator[str]:
+    (archive / "with space, Müller.jpg").write_bytes(next(archive.rglob("IM-*.jpg")).read_bytes())
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Served, directory=str(archive)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -286,13 +353,35 @@ def http(archive: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_an_archive_behind_http(archive: Path, http: str, out: Path, score: Score) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_archive_behind_http(
+    whole: bool, archive: Path, http: str, out: Path, score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an answer has no length: all of it is read, not what has come at first."""
+    monkeypatch.setattr(Served, "whole", whole)
     score(archive)
-    expected = [(row["path"], row["sha256"], row["probability"]) for row in rows_of(out)]
+    expected = [(quote(row["path"]), row["sha256"], row["probability"]) for row in rows_of(out)]
     shutil.rmtree(out)
-    done = score(http)
-    assert done.unreadable == 0
+    score(http)
     assert [(row["path"], row["sha256"], row["probability"]) for row in rows_of(out)] == expected
+    assert {row["came"] for row in unreadable_of(out)} == {"a name that leaves the folder"}
+
+
+def test_one_xray_that_its_server_fails_on_is_unreadable_and_the_others_are_scored(
+    http: str, out: Path, score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Served, "whole", True)
+    monkeypatch.setattr(Served, "broken", "IM000001")
+    done = score(f"{http.replace('//', '//me:hidden@')}/DICOM")
+    assert (done.scored + done.refused, done.unreadable) == (1, 2)
+    (row,) = [row for row in unreadable_of(out) if row["path"] == "IM000001"]
+    assert row["came"] == "status 500 in 3 tries, where another X-ray could be read"
+    monkeypatch.setattr(Served, "broken", "/")
+    with pytest.raises(InputError) as told:
+        score(f"{http.replace('//', '//me:hidden@')}/DICOM")
+    assert "status 500" in told.value.came
+    assert "hidden" not in str(told.value)
+    assert b"hidden" not in b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
 
 
 def test_a_list_of_addresses(http: str, tmp_path: Path, score: Score) -> None:
@@ -302,8 +391,9 @@ def test_a_list_of_addresses(http: str, tmp_path: Path, score: Score) -> None:
 
 
 def test_a_list_from_elsewhere_has_no_file_of_this_machine_read(
-    archive: Path, http: str, out: Path, score: Score
+    archive: Path, http: str, out: Path, score: Score, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Served, "whole", True)
     secret = f"file://{archive}/DICOM/IM000001"
     elsewhere = http.replace("127.0.0.1", "localhost")
     paths = [secret, "/etc/passwd", "../x.jpg", f"{elsewhere}/DICOM/IM000001", f"{http}/a/../../x.jpg"]
