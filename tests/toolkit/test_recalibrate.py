@@ -15,6 +15,7 @@ from firmware_bridge.bundle import open_bundle
 from firmware_bridge.errors import InputError
 from firmware_bridge.golden import require_golden
 from firmware_bridge.manifest import ONNX
+from toolkit.bundle import write_bundle
 from toolkit.bundle_folder import bundle_from_run
 from toolkit.bundle_onnx import add_onnx
 from toolkit.cli.recalibrate import command
@@ -58,6 +59,22 @@ def test_the_new_bundle_is_calibrated_and_the_model_is_the_same(bundle: Path, sa
     assert 0.0 < told["ece_by_chance"] < 0.3
     assert new.calibration.bias != old.calibration.bias
     assert new.calibration.wished_sensitivity == 0.95
+
+
+def test_a_lower_temperature_lets_devices_differ_as_much_more(bundle: Path, samples: Path, tmp_path: Path) -> None:
+    """The tiny model knows little, so no fit makes it sharper: the old temperature is made far too high."""
+    with open_bundle(bundle) as opened:
+        manifest, files = opened.manifest, {name: opened.read(name) for name in opened.manifest.files}
+    entry = manifest.models[0]
+    blunt = replace(entry, calibration=replace(entry.calibration, temperature=40.0, bias=0.0))
+    write_bundle(bundle, replace(manifest, models=(blunt,)), files)
+    site = NamedIndex("site", samples / "index.csv", "", Index.read(samples / "index.csv"))
+    recalibrate(bundle, site, out=tmp_path / "site.cxr")
+    with open_bundle(tmp_path / "site.cxr") as opened:
+        lower = opened.manifest.models[0].calibration.temperature
+        assert lower < 40.0
+        tolerances = [case.tolerance for case in opened.manifest.golden]
+    assert tolerances == pytest.approx([case.tolerance * 40.0 / lower for case in manifest.golden])
 
 
 @pytest.mark.skipif(find_spec("tf2onnx") is None, reason="needs cxr-edge[onnx]")
