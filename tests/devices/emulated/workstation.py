@@ -157,10 +157,10 @@ class Workstation:
         """`cxr-edge deploy`, to its end."""
         return Deployment(self.run(*self.deploy_words(bundle, *options), hosts=hosts, **over))
 
-    def write_folder(self, bundle: Path, out: Path, *, key: str = "own") -> Path:
-        """`cxr-edge deploy --to-usb`: a folder for Debian 12 on x86-64, signed by "own" or "stranger"."""
+    def write_folder(self, bundle: Path, out: Path, *, key: str = "own", python: str = "3.11") -> Path:
+        """`cxr-edge deploy --to-usb`: a folder for x86-64 and Debian 12's Python, signed by "own" or "stranger"."""
         words = ["deploy", str(bundle), "--trusted-keys", str(self.trusted), "--to-usb", str(out)]
-        words += ["--key", str(self._folder / "own.key"), "--target", "linux-x86-64", "--python", "3.11"]
+        words += ["--key", str(self._folder / "own.key"), "--target", "linux-x86-64", "--python", python]
         done = subprocess.run(
             [*self._python(), *words], cwd=self.code, capture_output=True, text=True, timeout=_LIMIT_S, check=False
         )
