@@ -43,7 +43,7 @@ class Place:
             return name, ""
         if "://" not in self.root:
             return posixpath.normpath(posixpath.join(self.root, name)), ""
-        below = f"{self.root.rstrip('/')}/"
+        below = self.root if self.root.endswith("/") else f"{self.root}/"  # "ftp:///" keeps all of its slashes
         inside = name.removeprefix(below)
         # "::" makes fsspec look elsewhere, too ("URL chaining").
         if "://" in inside or "::" in inside or inside.startswith("/") or ".." in inside.split("/"):

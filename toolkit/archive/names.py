@@ -6,12 +6,14 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from firmware_bridge.beside import is_taken_name
 from toolkit.data.readers import SHADOW_FOLDER, SUFFIXES
 
 _ADDRESS = re.compile(r"[a-z0-9+.-]+://[^\s'\"<>]*", re.IGNORECASE)
+# fsspec's way to name what is in a file: `zip://FOLDER::FILE`. Elsewhere "::" is a part of a name.
+IN_A_FILE = re.compile(r"((?:zip|tar|libarchive)://.*?)::(.+)", re.DOTALL | re.IGNORECASE)
 _DIRECTORY_FILE = "DICOMDIR"  # PS3.10, 8: the table of contents of a DICOM medium
 
 
@@ -76,11 +78,13 @@ def without_secrets(address: str) -> str:
     """An address without user, password and query: it is stored and shown."""
     if "://" not in address:
         return address
+    if chained := IN_A_FILE.fullmatch(address):
+        return "::".join(map(without_secrets, chained.groups()))
     try:
         parts = urlsplit(address)
     except ValueError:  # such as a bracket that nothing closes
         return f"{address.partition('://')[0]}://…"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def what_came(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,15 @@ UNREADABLE = "_unreadable.parquet"
 RUN = "_run.json"
 PART_ROWS = 50_000
 _ANOTHER_OUT = "wait for that run, or give another --out"
+
+
+@dataclass(slots=True)
+class Why:
+    """How many X-rays of a run could not be read for one reason, and the first of them."""
+
+    count: int
+    path: str
+    came: str
 
 
 class Output:
@@ -61,6 +71,8 @@ class Output:
         self.unreadable_folder = folder / UNREADABLE
         self.seen = Seen()
         self.scored = self.refused = self.unreadable = 0  # of this run
+        self.unreadable_before = 0
+        self.why: dict[str, Why] = {}
         self._identity, self._constants, self._commit_s = dict(identity), constants, commit_s
         self._schemas = {folder: result_schema(kept), self.unreadable_folder: unreadable_schema()}
         self._rows: dict[Path, list[Row]] = {folder: [], self.unreadable_folder: []}
@@ -119,9 +131,11 @@ class Output:
                 for part in self._parts(self.unreadable_folder):
                     part.unlink()
         for folder in self._schemas:
+            self.unreadable_before = -self.seen.count  # of the folder that comes last
             for part in self._parts(folder):
                 self.seen.update(_paths(part))
                 self._numbers[folder] = max(self._numbers[folder], int(part.name.split("-")[1]))
+        self.unreadable_before += self.seen.count
         return self.seen.count
 
     def _parts(self, folder: Path) -> list[Path]:
@@ -132,6 +146,7 @@ class Output:
         self._rows[self.folder if readable else self.unreadable_folder].append(row)
         if not readable:
             self.unreadable += 1
+            self.why.setdefault(row["what"], Why(0, row["path"], row["came"])).count += 1
         elif row["status"] == SCORED:
             self.scored += 1
         else:
@@ -152,20 +167,32 @@ class Output:
         Raises:
             ResourceError: the disk is full, or the folder cannot be written.
         """
+        for folder, rows in self._rows.items():
+            if rows:
+                self._write(folder, rows)
+                rows.clear()
+        self._last_s = time.monotonic()
+
+    def complete(self) -> None:
+        """Give a table without rows a file with its columns, so that whoever reads both tables always finds both.
+
+        Raises:
+            ResourceError: the disk is full, or the folder cannot be written.
+        """
+        for folder, number in self._numbers.items():
+            if not number:
+                self._write(folder, [])
+
+    def _write(self, folder: Path, rows: Sequence[Row]) -> None:
         import pyarrow.parquet as pq
 
-        for folder, rows in self._rows.items():
-            if not rows:
-                continue
-            self._numbers[folder] += 1
-            part = folder / f"part-{self._numbers[folder]:06d}-{secrets.token_hex(4)}.parquet"
-            table = table_of(rows, self._constants, self._schemas[folder])
-            with replacing(part) as temporary:
-                pq.write_table(table, temporary, compression="zstd")
-            with storing(part):
-                sync_folder(folder)
-            rows.clear()
-        self._last_s = time.monotonic()
+        self._numbers[folder] += 1
+        part = folder / f"part-{self._numbers[folder]:06d}-{secrets.token_hex(4)}.parquet"
+        table = table_of(rows, self._constants, self._schemas[folder])
+        with replacing(part) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        with storing(part):
+            sync_folder(folder)
 
 
 def _paths(part: Path) -> Iterator[str]:

@@ -7,16 +7,23 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from typing import Any
 
 from firmware_bridge.decode import DEFAULT_LIMITS
-from firmware_bridge.errors import CxrEdgeError, ImageError, ImageOutOfBounds, InputError, UnreadableImage
+from firmware_bridge.errors import (
+    ConfigError,
+    ImageError,
+    ImageOutOfBounds,
+    InputError,
+    MissingExtraError,
+    UnreadableImage,
+)
 from toolkit.archive.names import Item, what_came, without_secrets
-from toolkit.archive.source import open_files
+from toolkit.archive.stores import is_known, open_files, resolved, store_of
 
 _AHEAD = 4  # more hides more of a network's delay, and holds more files of up to 64 MiB
 _TRIES = 3
@@ -46,7 +53,7 @@ class Reader:
     def __init__(self, storage: Mapping[str, Any], *, max_bytes: int = DEFAULT_LIMITS.max_bytes) -> None:
         self._storage = dict(storage)
         self._max_bytes = max_bytes
-        self._files: dict[str, Any] = {}
+        self._files: dict[Hashable, Any] = {}
         self._good: dict[str, str] = {}  # server or bucket -> an X-ray that could be read there
         self._pool = ThreadPoolExecutor(_AHEAD)
 
@@ -92,16 +99,18 @@ class Reader:
         for turn in range(_TRIES):
             try:
                 data = self._fetch(location)
-            except CxrEdgeError:
+            except (ConfigError, ImageError, MissingExtraError):
                 raise
             except Exception as error:  # each file system has errors of its own: a timeout, a refused connection, ...
-                if _is_final(error):
-                    raise _unreadable(what_came(error)) from error
+                # It could not be opened, or not read.
+                met = error.__cause__ or error if isinstance(error, InputError) else error
+                if _is_final(met):
+                    raise _unreadable(what_came(met)) from error
                 if turn == _TRIES - 1:
                     if self._answers(server):
-                        came = f"{what_came(error)} in {_TRIES} tries, where another X-ray could be read"
+                        came = f"{what_came(met)} in {_TRIES} tries, where another X-ray could be read"
                         raise _unreadable(came) from error
-                    raise _no_answer(location, error) from error
+                    raise _no_answer(location, met) from error
                 time.sleep(_PAUSE_S * 2**turn)
             else:
                 self._good[server] = location
@@ -116,13 +125,15 @@ class Reader:
             return False
 
     def _fetch(self, location: str) -> bytes:
-        protocol = location.partition("://")[0]
-        if protocol not in self._files:
+        if not is_known(location):
+            raise _unreadable("an address whose protocol is not known")
+        store = store_of(location, self._storage)
+        if store not in self._files:
             files, path = open_files(location, self._storage)
             if files is None:
                 return _local(path, self._max_bytes)
-            self._files[protocol] = files
-        with self._files[protocol].open(location, "rb", cache_type="none") as file:
+            self._files[store] = files
+        with self._files[store].open(resolved(location, self._storage)[0], "rb", cache_type="none") as file:
             parts: list[bytes] = []
             left = self._max_bytes + 1
             # Without a length it comes as the network brings it: `read` gives what is there, not all that is asked for.
@@ -132,7 +143,7 @@ class Reader:
             return b"".join(parts)
 
 
-def _is_final(error: Exception) -> bool:
+def _is_final(error: BaseException) -> bool:
     """Whether the file is not there or not ours. fsspec says so of a server that is down, too: its cause tells."""
     cause = error.__cause__
     down = isinstance(cause, OSError) and not isinstance(cause, _FINAL)
@@ -184,7 +195,7 @@ def _too_large(came: str, max_bytes: int) -> ImageOutOfBounds:
     )
 
 
-def _no_answer(location: str, error: Exception) -> InputError:
+def _no_answer(location: str, error: BaseException) -> InputError:
     place = without_secrets(location).rpartition("/")[0]
     return InputError(
         f"{place} does not answer",

@@ -6,7 +6,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,7 +65,9 @@ class ScoreSummary:
     """What a run did.
 
     Attributes:
-        before: X-rays that were done when it began.
+        unreadable_table: empty where it has no rows.
+        before: X-rays that were done when it began, `unreadable_before` of them unreadable.
+        why_unreadable: for each reason how many X-rays of this run, and the path of the first and what it was.
         repeated: rows of a list that name an X-ray again.
         seconds: from the first task to the last row.
         per_s: X-rays of this run in a second.
@@ -76,9 +78,11 @@ class ScoreSummary:
     out: str
     unreadable_table: str
     before: int
+    unreadable_before: int
     scored: int
     refused: int
     unreadable: int
+    why_unreadable: dict[str, dict[str, Any]]
     repeated: int
     passed_over: dict[str, int]
     seconds: float
@@ -114,7 +118,7 @@ def score_archive(text: str, out: Path, options: ScoreOptions) -> ScoreSummary:
     if options.engine == RAY:
         require_modules("ray", extra="ray")
     source = Source(text, options.source)
-    setup, constants = _prepare(options)
+    setup, constants = _prepare(options, source.storage)
     identity = {
         **source.identity,
         "keep": list(options.source.keep),
@@ -129,14 +133,17 @@ def score_archive(text: str, out: Path, options: ScoreOptions) -> ScoreSummary:
         start_s, start_cpu_s = time.monotonic(), _cpu_s()
         with closing(_engine(options, setup, text)) as engine:
             _score(listing, engine, output, kept=[one.name for one in kept])
+        output.complete()
         seconds = time.monotonic() - start_s
         return ScoreSummary(
             out=str(out),
-            unreadable_table=str(output.unreadable_folder) if output.unreadable_folder.is_dir() else "",
+            unreadable_table=str(output.unreadable_folder) if output.unreadable_before + output.unreadable else "",
             before=before,
+            unreadable_before=output.unreadable_before,
             scored=output.scored,
             refused=output.refused,
             unreadable=output.unreadable,
+            why_unreadable={what: asdict(why) for what, why in output.why.items()},
             repeated=max(0, listing.skipped - before),
             passed_over=asdict(listing.passed),
             seconds=round(seconds, 2),
@@ -147,7 +154,7 @@ def score_archive(text: str, out: Path, options: ScoreOptions) -> ScoreSummary:
         )
 
 
-def _prepare(options: ScoreOptions) -> tuple[Setup, Constants]:
+def _prepare(options: ScoreOptions, storage: Mapping[str, Any]) -> tuple[Setup, Constants]:
     path = bundle_path(options.bundle)
     with open_bundle(path) as bundle:
         entry = bundle.manifest.model(options.precision)
@@ -164,7 +171,7 @@ def _prepare(options: ScoreOptions) -> tuple[Setup, Constants]:
         constants.bundle_id,
         options.precision,
         options.refuse_outside,
-        options.source.storage,
+        storage,
     )
     return setup, constants
 

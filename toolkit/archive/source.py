@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -10,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from firmware_bridge.errors import ConfigError, InputError, MissingExtraError
+from firmware_bridge.errors import ConfigError, InputError
 from toolkit.archive import lists
 from toolkit.archive.names import Item, what_came, without_secrets
+from toolkit.archive.stores import open_files, resolved, shown
 from toolkit.archive.walk import Passed, cannot_read, walk_local, walk_remote
 from toolkit.data.index import absolute
 
@@ -47,7 +47,7 @@ class Source:
         options: see there.
 
     Raises:
-        InputError: it is not there, cannot be read, or is nothing that is known.
+        InputError: it is not there, does not answer, or is nothing that is known.
         IndexFormatError: a list without its columns.
         ConfigError: an unknown protocol, or options that fit no folder.
         MissingExtraError: a package for the protocol is not installed.
@@ -55,10 +55,14 @@ class Source:
 
     def __init__(self, text: str, options: SourceOptions) -> None:
         self._options = options
-        self.files, self.path = open_files(text, options.storage)
+        # Options for the workers, too: the names that a server of its own gives do not say which server that is.
+        self.storage: dict[str, Any] = dict(options.storage)
+        if "://" in text:
+            text, self.storage = resolved(text, options.storage)
+        self.files, self.path = open_files(text, self.storage)
         self.local = self.files is None
         self.kind = self._kind(text)
-        self.name = self.path if self.local else without_secrets(text)
+        self.name = self.path if self.local else shown(text, self.storage)
         if self.kind == FOLDER and (options.keep or options.root):
             raise ConfigError(
                 "a folder has no columns",
@@ -83,7 +87,7 @@ class Source:
         if Path(self.path).is_dir() if self.local else self._is_remote_folder(text):
             return FOLDER
         raise InputError(
-            f"{without_secrets(text)} is nothing that can be scored",
+            f"{shown(text, self.storage)} is nothing that can be scored",
             expected="a folder of X-rays, an index or other CSV (.csv), or a Parquet list (.parquet)",
             came="a file" if self.local and Path(self.path).exists() else "no such folder",
             do="check the path; for a single X-ray name its folder",
@@ -93,7 +97,7 @@ class Source:
         try:
             return bool(self.files.isdir(self.path))
         except Exception as error:  # each file system has errors of its own
-            raise cannot_read(without_secrets(text), "an address that answers", what_came(error)) from error
+            raise cannot_read(shown(text, self.storage), "an address that answers", what_came(error)) from error
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -138,6 +142,8 @@ class Source:
 
     def count(self) -> int | None:
         """How many X-rays there are, listed once more; None where that fails. For the time left, not for the work."""
+        if "host" in self.storage:
+            return None  # the run itself uses that one connection
         # A thread of its own calls this: what else goes wrong there, the run itself will meet and tell.
         with suppress(Exception):
             if self._dataset is not None:
@@ -152,39 +158,3 @@ class Source:
             return lists.Place(root if "://" in root else str(absolute(Path(root))))
         root = self._options.root or self.files.unstrip_protocol(here)
         return lists.Place(root, root.partition("://")[0])
-
-
-def open_files(text: str, storage: Mapping[str, Any]) -> tuple[Any, str]:
-    """The fsspec file system of an address and the name there; (None, absolute path) for what lies here.
-
-    Raises:
-        ConfigError: an unknown protocol, or options that it does not know.
-        MissingExtraError: a package for it is not installed.
-    """
-    if "://" not in text:
-        return None, str(absolute(Path(text)))
-    import fsspec
-    from fsspec.implementations.local import LocalFileSystem
-
-    try:
-        # Lists of names are not kept: an archive of millions would not fit. One instance for each call: none is shared.
-        options = {"use_listings_cache": False, "skip_instance_cache": True, **storage}
-        files, path = fsspec.core.url_to_fs(text, **options)
-    except ImportError as error:
-        protocol = text.partition("://")[0]
-        raise MissingExtraError(
-            f"{protocol}:// needs a package of its own",
-            expected=f"fsspec's implementation of {protocol}",
-            came=" ".join(str(error).split())[:200],
-            do="install the package that the line above names (for s3://: pip install s3fs), also on a cluster's nodes",
-        ) from error
-    except Exception as error:  # ValueError for a protocol, TypeError for an option, and what a file system adds
-        raise ConfigError(
-            f"{without_secrets(text)} cannot be opened",
-            expected="an address that fsspec knows, with options that its file system knows",
-            came=what_came(error)[:200],
-            do="check the address and --storage-option",
-        ) from error
-    if isinstance(files, LocalFileSystem):
-        return None, os.path.normpath(path)
-    return files, path

@@ -131,7 +131,7 @@ def walk_remote(files: Any, root: str, passed: Passed) -> Iterator[Item]:
                 continue  # object stores list a folder's own marker in it
             if is_page and ("?" in address or "#" in address):
                 passed.files += 1  # the column heads that Apache's page of a folder is sorted by
-            elif ".." in address.split("/") or "::" in address:  # "::" makes fsspec look elsewhere, too
+            elif ".." in address.split("/"):
                 yield Item(path, address, problem="a name that leaves the folder")
             elif entry.get("type") != "directory":
                 if is_xray_name(name):

@@ -68,6 +68,7 @@ def command(
     """
     from toolkit.archive.run import RAY, ScoreOptions, score_archive
     from toolkit.archive.source import SourceOptions
+    from toolkit.data.index import printable
 
     if ray_address and engine != RAY:
         raise ConfigError(
@@ -97,16 +98,24 @@ def command(
     click.echo(
         f"{done.scored} scored, {done.refused} refused, {done.unreadable} unreadable in {done.seconds:.0f} s "
         f"({done.per_s:.3g}/s); {done.before} were done before"
+        + (f", {done.unreadable_before} of them unreadable" if done.unreadable_before else "")
     )
+    for what, why in sorted(done.why_unreadable.items(), key=lambda one: -one[1]["count"])[:_REASONS]:
+        click.echo(
+            f"unreadable: {why['count']} x {what}, for example {printable(why['path'])}: {printable(why['came'])}"
+        )
     if done.repeated:
         click.echo(f"{done.repeated} rows of the list name an X-ray again: each path is scored once")
     passed = {name: count for name, count in done.passed_over.items() if count}
     if passed:
         click.echo("passed over: " + ", ".join(f"{count} {_PASSED[name]}" for name, count in passed.items()))
-    click.echo(f"Results: {done.out}" + (f", unreadable: {done.unreadable_table}" if done.unreadable_table else ""))
+    click.echo(f"Results: {done.out}")
+    if done.unreadable_table:
+        click.echo(f"Unreadable: {done.unreadable_table}; --retry-unreadable tries these again")
     click.echo(NOTICE)
 
 
+_REASONS = 5
 _PASSED = {
     "files": "files that are no X-rays by their names",
     "links": "links to folders",

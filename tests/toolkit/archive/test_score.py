@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec import register_implementation
+from fsspec.implementations.memory import MemoryFileSystem
 
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.errors import BundleError, ConfigError, IndexFormatError, InputError
@@ -431,6 +433,84 @@ def test_an_archive_in_memory(samples: Path, out: Path, score: Score) -> None:
         files.rm("/arch", recursive=True)
     assert (done.scored, done.unreadable) == (1, 1)
     assert paths_of(out) == ["a/1.jpg"]
+
+
+def test_what_is_in_a_file_and_the_same_names_in_another_are_two_archives(
+    archive: Path, out: Path, tmp_path: Path, score: Score
+) -> None:
+    score(archive)
+    expected = [(row["path"].replace("IM000001", "a::b"), row["sha256"]) for row in rows_of(out)]
+    shutil.rmtree(out)
+    (archive / "DICOM/IM000001").rename(archive / "DICOM/a::b")  # no address of two parts, but a name
+    zipped = shutil.make_archive(str(tmp_path / "one"), "zip", tmp_path, "archive")
+    done = score(f"zip://archive::{zipped}", workers=1)
+    assert done.unreadable == 0
+    assert sorted((row["path"], row["sha256"]) for row in rows_of(out)) == sorted(expected)
+    assert json.loads((out / "_run.json").read_text())["source"] == f"zip://archive::{zipped}"
+    assert score("zip://archive", source=SourceOptions(storage={"fo": zipped})).before == len(expected)
+    other = shutil.copyfile(zipped, tmp_path / "other.zip")
+    for address, option in ((f"zip://archive::{other}", {}), ("zip://archive", {"fo": str(other)})):
+        with pytest.raises(ConfigError, match="another run"):
+            score(address, source=SourceOptions(storage=option))
+
+
+class Hosts(MemoryFileSystem):
+    """As FTP, SFTP and SMB: the host is in the address, and in none of the names that the server gives."""
+
+    protocol = "hosts"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def __init__(self, host: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.host = host
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        return {"host": host} if (host := path.removeprefix("hosts://").partition("/")[0]) else {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("hosts://").partition("/")[2] if path.startswith("hosts://") else path
+
+    def _open(self, path: str, *args: Any, **options: Any) -> Any:
+        if not path.startswith(f"/{self.host}/"):
+            raise FileNotFoundError(path)
+        return super()._open(path, *args, **options)
+
+
+def test_servers_with_names_of_their_own(samples: Path, out: Path, tmp_path: Path, score: Score) -> None:
+    register_implementation("hosts", Hosts, clobber=True)
+    first, second = (path.read_bytes() for path in sorted((samples / "chest_xray").rglob("*.jpg"))[:2])
+    Hosts("one").pipe({"/one/a/x.jpg": first, "/one/l.csv": b"path\na/x.jpg\n"})
+    Hosts("two").pipe({"/two/x.jpg": second})
+    try:
+        assert score("hosts://one/one").scored == 1
+        shutil.rmtree(out)
+        assert score("hosts://one/one/l.csv").scored == 1
+        shutil.rmtree(out)
+        names = ["hosts://one/one/a/x.jpg", "hosts://two/two/x.jpg", "hosts://two/one/a/x.jpg", "nobody://knows/x.jpg"]
+        (tmp_path / "both.csv").write_text("\n".join(["path", *names]))
+        done = score(tmp_path / "both.csv")
+    finally:
+        Hosts.store.clear()
+    assert {row["path"]: row["sha256"] for row in rows_of(out)} == {
+        names[0]: hashlib.sha256(first).hexdigest(),
+        names[1]: hashlib.sha256(second).hexdigest(),
+    }
+    assert done.unreadable == 2
+
+
+def test_both_tables_are_there_and_the_command_says_what_was_unreadable(archive: Path, out: Path, score: Score) -> None:
+    done = score(archive)
+    assert done.unreadable_table == ""
+    assert (out / "_unreadable.parquet").is_dir()
+    assert unreadable_of(out) == []
+    (archive / "notes.jpg").write_bytes(b"x")
+    command = [*COMMAND, archive, "--out", out, "--workers", "0"]
+    told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert "unreadable: 1 x this is not an image, for example notes.jpg: 1 bytes" in told[0]
+    assert f"{done.scored + done.refused + 1} were done before, 1 of them unreadable" in told[1]
 
 
 def test_names() -> None:
