@@ -96,8 +96,9 @@ schemas: $(STAMP)
 test-docs: $(STAMP)
 	$(BIN)/python -m pytest -n0 -m "soak or not soak" tests/docs
 
+# -E: pages that are read from the code are read anew, though their own files did not change.
 docs: $(STAMP)
-	$(BIN)/python -m sphinx -W --keep-going -q docs site
+	$(BIN)/python -m sphinx -E -W --keep-going -q docs site
 
 # Real X-rays (CXR_EDGE_DATA) by the ten thousand, killed in between, and the rates of docs/archives.md.
 soak-score: $(STAMP)

@@ -45,8 +45,8 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> str:
         "file to score",
         "folder, ms an X-ray",
         "ours / it: infer",
-        "file to score",
-        "folder",
+        "ours / it: file to score",
+        "ours / it: folder",
     ]
     lines = [head]
     for row in rows:

@@ -27,7 +27,7 @@ class SchemaTable(SphinxDirective):
         name = self.arguments[0]
         lines = [f"Version {SCHEMAS[name].version}; `cxr-edge schema {name}` prints the schema itself.", ""]
         schema = schema_of(name)
-        lines += [schema["description"], ""]
+        lines += [schema["description"].replace(*_VARIABLES), ""]
         sections = name == "agent-config"
         for place, part in _objects(schema, "", toml=sections):
             title = f"`[{place}]`" if sections else f"`{place}`"
@@ -35,6 +35,10 @@ class SchemaTable(SphinxDirective):
             lines += [part["description"], ""] if place and "description" in part else []
             lines += [*_table(part), ""]
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+# A table has no `x-environment`: its last column ends with the variable.
+_VARIABLES = ("x-environment is the variable", "At the end of each meaning stands the variable")
 
 
 class MetricsTable(SphinxDirective):
