@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +15,7 @@ import numpy.typing as npt
 from calibration.temperature import calibrated
 from firmware_bridge.decode import Decoded, decode
 from firmware_bridge.errors import ImageError, InputError
-from toolkit.data.index import SEEN_SPLITS, Index, Xray
+from toolkit.data.index import SEEN_SPLITS, Index, Xray, csv_text
 from toolkit.data.load import stretch_back
 from toolkit.data.shortcuts import file_attributes
 from toolkit.progress import progress
@@ -161,9 +159,8 @@ def score_xray(row: Xray, models: Sequence[ModelUnderTest], opened: Sequence[Ope
 
 def scores_csv(scored: ScoredSet, model: str) -> str:
     """One row for each X-ray, in the order of the index."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SCORE_COLUMNS)
-    for row, logit, probability in zip(scored.rows, scored.logits[model], scored.probabilities[model], strict=True):
-        writer.writerow([str(row.path), row.patient_id, row.label, f"{logit:.6f}", f"{probability:.6f}"])
-    return text.getvalue()
+    rows = (
+        (row.path, row.patient_id, row.label, f"{logit:.6f}", f"{probability:.6f}")
+        for row, logit, probability in zip(scored.rows, scored.logits[model], scored.probabilities[model], strict=True)
+    )
+    return csv_text(SCORE_COLUMNS, rows)

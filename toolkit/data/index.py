@@ -74,7 +74,7 @@ class Index:
             IndexFormatError: not a CSV, columns missing, a field that cannot be what it should, or no row.
         """
         folder = absolute(path.parent)
-        lines = read_csv(path, required=_REQUIRED, do=_MAKE_FIRST)
+        lines = read_csv(path, required=_REQUIRED, others=COLUMNS, do=_MAKE_FIRST)
         rows = tuple(_parse(row, folder, f"{path}, line {line}") for line, row in lines)
         if not rows:
             raise IndexFormatError(
@@ -92,11 +92,8 @@ class Index:
             ResourceError: the disk is full or the folder cannot be written.
         """
         folder = absolute(path.parent)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(getattr(row, name), folder) for name in COLUMNS] for row in self.rows)
-        write_atomically(path, text.getvalue())
+        rows = ([_cell(getattr(row, name), folder) for name in COLUMNS] for row in self.rows)
+        write_atomically(path, csv_text(COLUMNS, rows))
 
     def select(self, *, split: str) -> Index:
         """The rows of one split."""
@@ -131,7 +128,9 @@ def printable(text: object) -> str:
     )
 
 
-def read_csv(path: Path, *, required: Sequence[str], do: str = _NAME_COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(
+    path: Path, *, required: Sequence[str], others: Sequence[str] = (), do: str = _NAME_COLUMNS
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, row) of a CSV with a header: UTF-8, a byte order mark is allowed, names may hold newlines.
 
     File names that are not UTF-8 pass through as Python keeps them (PEP 383).
@@ -139,10 +138,11 @@ def read_csv(path: Path, *, required: Sequence[str], do: str = _NAME_COLUMNS) ->
     Args:
         path: the CSV.
         required: columns that its header must have.
+        others: columns that are read where they are there.
         do: the advice where they are not there, or where `path` is a folder.
 
     Raises:
-        IndexFormatError: it cannot be read, or one of `required` is not in its header.
+        IndexFormatError: it cannot be read, a column of `required` is missing, or one that is read is there twice.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -155,6 +155,14 @@ def read_csv(path: Path, *, required: Sequence[str], do: str = _NAME_COLUMNS) ->
                     expected=f"a CSV whose header has {', '.join(required)}",
                     came=f"the columns {printable(', '.join(header))}"[:500] if header else "an empty file",
                     do=do,
+                )
+            twice = sorted({name for name in (*required, *others) if header.count(name) > 1})
+            if twice:
+                raise IndexFormatError(
+                    f"{path} has more than one column {' and one '.join(map(repr, twice))}",
+                    expected="each column once: nobody can tell which of two is meant",
+                    came=f"the columns {printable(', '.join(header))}"[:500],
+                    do="rename or remove one of them",
                 )
             for row in reader:
                 # Cells beyond the header come under the key None; nothing reads them.
@@ -170,6 +178,28 @@ def read_csv(path: Path, *, required: Sequence[str], do: str = _NAME_COLUMNS) ->
         raise IndexFormatError(
             f"{path} is not a CSV", expected="comma-separated text in UTF-8", came=str(error), do="export it as CSV"
         ) from error
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A CSV that `read_csv` reads back whatever its cells hold, with a line feed after each row."""
+    line = io.StringIO()
+    # Before Python 3.13 only characters of the terminator are quoted, and a bare carriage return ends a row as well.
+    writer = csv.writer(line, lineterminator="\r\n")
+    lines = []
+    for row in (header, *rows):
+        writer.writerow(row)
+        lines.append(line.getvalue().removesuffix("\r\n"))
+        line.seek(0)
+        line.truncate()
+    return "\n".join((*lines, ""))
+
+
+PLAUSIBLE = "sides of an X-ray, the longer at most ten times the shorter"
+
+
+def plausible_size(width_px: int, height_px: int) -> bool:
+    """Whether an X-ray can be of that size: it is stretched to that shape, which must not take all memory."""
+    return 0 < width_px < 1e6 and 0 < height_px < 1e6 and 0.1 <= width_px / height_px <= 10
 
 
 def with_splits(index: Index, splits: Mapping[Path, str]) -> Index:
@@ -192,19 +222,22 @@ def _parse(row: Mapping[str, str], folder: Path, where: str) -> Xray:
             raise _bad_field(where, name, expected="not empty", came="nothing")
     if "\0" in row["path"]:
         raise _bad_field(where, "path", expected="a file name", came=repr(row["path"]))
-    split = row.get("split", "")
+    split = row.get("split", "").strip()
     if split not in ("", *SPLITS):
         raise _bad_field(where, "split", expected="train, validation, test, or empty", came=repr(split))
     age = _number(row.get("age", ""), where, "age")
     width, height = (_number(row.get(name, ""), where, name) for name in ("width_px", "height_px"))
+    if width and height and not plausible_size(int(width), int(height)):
+        raise _bad_field(where, "height_px", expected=PLAUSIBLE, came=f"{width:g} x {height:g}")
     return Xray(
         path=Path(os.path.normpath(folder / row["path"])),
-        label=row["label"],
-        patient_id=row["patient_id"],
-        source=row.get("source", ""),
-        view=row.get("view", ""),
+        # A blank at an end is nobody's intention: "12 " and "12" would be two patients, one on each side of a split.
+        label=row["label"].strip(),
+        patient_id=row["patient_id"].strip(),
+        source=row.get("source", "").strip(),
+        view=row.get("view", "").strip(),
         age=age,
-        sex=row.get("sex", ""),
+        sex=row.get("sex", "").strip(),
         split=split,
         width_px=None if width is None else int(width),
         height_px=None if height is None else int(height),

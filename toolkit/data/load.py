@@ -177,11 +177,14 @@ class _Cache:
             said = json.loads(notes.read_text(encoding="utf-8"))
             pixels: Grey = np.load(self._path)
             masks: Grey | None = np.load(self._masks) if self._has_masks else None
-        except (OSError, ValueError):  # A cache that cannot be read is made anew.
-            return None
-        bad = {int(i): reason for i, reason in said["unreadable"].items()}
+            bad = {int(i): str(reason) for i, reason in said["unreadable"].items()}
+            good = tuple(x for i, x in enumerate(rows) if i not in bad)
+            if not good or any(len(held) != len(good) for held in (pixels, masks) if held is not None):
+                return None
+        except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError):
+            return None  # A cache that cannot be read is made anew.
         return Loaded(
-            rows=tuple(x for i, x in enumerate(rows) if i not in bad),
+            rows=good,
             pixels=pixels,
             unreadable=tuple((rows[i].path, reason) for i, reason in bad.items()),
             masks=masks,

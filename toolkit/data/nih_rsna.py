@@ -11,7 +11,7 @@ from firmware_bridge.errors import IndexFormatError
 from toolkit.data.dicom_header import fill_from_dicom, parse_age
 from toolkit.data.index import Index, Xray, absolute, read_csv
 from toolkit.data.readers import SUFFIXES, patient_from_name
-from toolkit.data.tables import on_disk_only, text_of, unknown_labels, warn_of_ages, whole_px
+from toolkit.data.tables import on_disk_only, original_size, text_of, unknown_labels, warn_of_ages
 from toolkit.progress import progress
 
 log = logging.getLogger(__name__)
@@ -57,18 +57,19 @@ def read_nih(
         if name not in found:
             absent += 1
             continue
+        # The header has an unquoted comma, "OriginalImage[Width,Height]", and so two columns.
+        width_px, height_px = original_size(cells.get("OriginalImage[Width", ""), cells.get("Height]", ""))
         row = Xray(
             path=found[name],
             label=labels[positive in findings],
-            patient_id=cells["Patient ID"],
+            patient_id=cells["Patient ID"].strip() or patient_from_name(Path(name).stem),
             source=source,
-            view=cells["View Position"],
+            view=cells["View Position"].strip(),
             age=parse_age(cells["Patient Age"]),
-            sex=cells["Patient Gender"],
+            sex=cells["Patient Gender"].strip(),
             split=splits.get(name, ""),
-            # The header has an unquoted comma, "OriginalImage[Width,Height]", and so two columns.
-            width_px=whole_px(cells.get("OriginalImage[Width", "")),
-            height_px=whole_px(cells.get("Height]", "")),
+            width_px=width_px,
+            height_px=height_px,
         )
         rows.append(row)
         if row.age is None and cells["Patient Age"].strip():

@@ -52,7 +52,7 @@ def patient_from_name(stem: str) -> str:
         return ids[0]
     if match := _NIH.match(stem):
         return str(int(match[1]))
-    return stem
+    return stem.strip() or "unnamed"
 
 
 def read_class_folders(
@@ -143,7 +143,7 @@ def _row(path: Path, root: Path, source: str, pattern: re.Pattern[str] | None) -
     at = next((i for i, folder in enumerate(folders) if folder.lower() in SPLIT_OF_FOLDER), None)
     split = "" if at is None else SPLIT_OF_FOLDER[folders[at].lower()]
     below = folders if at is None else folders[at + 1 :]
-    label = below[0] if below else ""
+    label = below[0].strip() if below else ""
     inside = Path(*below[1:], path.name).as_posix()
     patient = patient_from_name(path.stem) if pattern is None else _matched(pattern, inside, path)
     return Xray(path=path, label=label, patient_id=patient, source=source, split=split)
@@ -172,14 +172,14 @@ def _bad_pattern(pattern: str, came: str) -> ConfigError:
 
 def _matched(pattern: re.Pattern[str], inside: str, path: Path) -> str:
     match = pattern.search(inside)
-    if not match or not match[1]:
+    if not match or not (match[1] or "").strip():
         raise IndexFormatError(
             f"{path} tells no patient",
             expected=f"a name that {pattern.pattern!r} finds a patient in",
             came=repr(inside),
             do="widen --patient-pattern; an X-ray of an unknown patient cannot be kept apart",
         )
-    return match[1]
+    return match[1].strip()
 
 
 def _labelled(index: Index, labels: Mapping[str, str] | None, root: Path) -> Index:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from firmware_bridge.errors import ConfigError, IndexFormatError
 from toolkit.data.dicom_header import parse_age
-from toolkit.data.index import Index, Xray, absolute, read_csv
+from toolkit.data.index import Index, Xray, absolute, plausible_size, read_csv
 from toolkit.data.readers import SPLIT_OF_FOLDER, patient_from_name, require_two_classes
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _table_row(
         return cells[name].strip() if name else ""
 
     file, split = cells[columns.path], cell(columns.split).lower()
-    patient = cell(columns.patient) if columns.patient else patient_from_name(Path(file).stem)
+    patient = cell(columns.patient) if columns.patient else patient_from_name(Path(file.strip()).stem)
     if "\0" in file:
         raise IndexFormatError(
             f"{where}: the path holds a NUL byte", expected="a file name", came=repr(file), do="mend that line"
@@ -133,6 +133,7 @@ def _table_row(
             came=split,
             do="mend that line, name another column with --split-column, or leave it out with --split-column ''",
         )
+    width_px, height_px = original_size(cell(columns.width), cell(columns.height))
     return Xray(
         path=Path(os.path.normpath(folder / file)),
         label=label,
@@ -142,8 +143,8 @@ def _table_row(
         age=parse_age(cell(columns.age)),
         sex=cell(columns.sex),
         split=SPLIT_OF_FOLDER.get(split, ""),
-        width_px=whole_px(cell(columns.width)),
-        height_px=whole_px(cell(columns.height)),
+        width_px=width_px,
+        height_px=height_px,
     )
 
 
@@ -201,10 +202,17 @@ def warn_of_ages(texts: Sequence[str]) -> None:
         log.warning("ages that are no number from 0 to 120 are left out: %d, for example %s", len(texts), examples)
 
 
-def whole_px(text: str) -> int | None:
-    """A side in pixels from a cell; None for what is none."""
+def original_size(width: str, height: str) -> tuple[int | None, int | None]:
+    """Width and height of the original in pixels, from cells; None for what is none, and for what no X-ray has."""
+    width_px, height_px = (_whole_px(text) for text in (width, height))
+    if width_px and height_px and not plausible_size(width_px, height_px):
+        return None, None
+    return width_px, height_px
+
+
+def _whole_px(text: str) -> int | None:
     try:
         pixels = int(float(text))
     except (ValueError, OverflowError):
         return None
-    return pixels if pixels > 0 else None
+    return pixels if 0 < pixels < 1_000_000 else None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from toolkit.data.audit import AuditReport
 from toolkit.data.audit_json import summary
-from toolkit.data.index import Index
+from toolkit.data.index import Index, printable
 
 _COUNTS = ("images", "patients", "unreadable", "exact_pairs", "near_pairs", "pairs_with_two_labels")
 
@@ -16,7 +16,7 @@ def index_lines(index: Index) -> Iterator[str]:
     """How many X-rays of how many patients, and how many of each label in each split."""
     yield f"{len(index)} X-rays of {len({row.patient_id for row in index})} patients"
     for (split, label), n in sorted(Counter((row.split, row.label) for row in index).items()):
-        yield f"  {split or 'no split yet':12} {label:12} {n}"
+        yield f"  {split or 'no split yet':12} {printable(label):12} {n}"
 
 
 def audit_lines(report: AuditReport) -> Iterator[str]:

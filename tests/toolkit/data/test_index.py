@@ -35,6 +35,7 @@ NAMES = [
     "plain.jpg",
     "two words.jpg",
     "new\nline.jpg",
+    "carriage\rreturn.jpg",
     "Röntgen-肺.png",
     'quote",comma.jpg',
     " leading.jpg",
@@ -71,6 +72,13 @@ def test_an_index_by_hand_needs_three_columns_and_may_have_a_byte_order_mark(tmp
     assert Index.read(file).rows == (Xray(tmp_path.parent / "a.jpg", "normal", "1"),)
 
 
+def test_blanks_around_a_patient_do_not_make_another_one(tmp_path: Path) -> None:
+    file = tmp_path / "hand.csv"
+    file.write_text("path,label,patient_id,split\na.jpg,normal, 12,train\nb.jpg,normal ,12 ,test \n")
+    a, b = Index.read(file)
+    assert (a.patient_id, a.label) == (b.patient_id, b.label) == ("12", "normal")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -84,6 +92,9 @@ def test_an_index_by_hand_needs_three_columns_and_may_have_a_byte_order_mark(tmp
         ("path,label,patient_id,age\na.jpg,normal,1,old\n", "'old'"),
         ("path,label,patient_id,age\na.jpg,normal,1,nan\n", "'nan'"),
         ("path,label,patient_id,width_px\na.jpg,normal,1,0\n", "'width_px'"),
+        ("path,label,patient_id,width_px,height_px\na.jpg,normal,1,900000,1\n", "900000 x 1"),
+        ("path,label,patient_id,label\na.jpg,normal,1,pneumonia\n", "more than one column 'label'"),
+        ("path,label,patient_id,split,split\na.jpg,normal,1,,\n", "more than one column 'split'"),
         ("path,label,patient_id\n" + "a" * 200_000 + ",normal,1\n", "not a CSV"),
     ],
 )

@@ -84,10 +84,21 @@ def test_dicom_headers_fill_what_folders_cannot_tell(tmp_path: Path, samples: Pa
         (tmp_path / label).mkdir()
         shutil.copy(samples / "dicom" / name, tmp_path / label)
     normal, pneumonia = read_class_folders(tmp_path)
-    assert (normal.view, normal.age, normal.sex, normal.width_px) == ("AP", 4.0, "O", 320)
+    assert (normal.view, normal.age, normal.sex, normal.width_px) == ("AP", 4.0, "O", None)
     assert normal.patient_id.startswith("dicom-")
     assert normal.patient_id != pneumonia.patient_id
     assert "SAMPLE" not in normal.patient_id
+
+
+def test_a_damaged_element_costs_neither_the_index_nor_the_patient(tmp_path: Path, samples: Path) -> None:
+    touch(tmp_path, "normal/1.png", "pneumonia/2.png")
+    content, age = (samples / "dicom" / "normal_dx_monochrome2.dcm").read_bytes(), b"\x10\x00\x10\x10AS\x04\x00004Y"
+    assert content.count(age) == 1
+    (tmp_path / "normal" / "3.dcm").write_bytes(content.replace(age, age.replace(b"AS", b"ZZ")))
+    damaged = read_class_folders(tmp_path).rows[1]
+    assert (damaged.path.name, damaged.age, damaged.sex) == ("3.dcm", None, "O")
+    assert damaged.patient_id.startswith("dicom-")
+
 
 
 @pytest.mark.parametrize(
