@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from firmware_bridge import files
-from firmware_bridge.errors import ConfigError, CxrEdgeError, ResourceError
+from firmware_bridge.errors import ConfigError, CxrEdgeError, ModelError, ResourceError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Below this a failed write is put down to the disk: NumPy's, HDF5's and TensorFlow's errors carry no number.
 _ALMOST_FULL_BYTES = 1_000_000
+# TensorFlow's errors carry codes of their own: not found, there already, not permitted, no such folder.
+_OF_TENSORFLOW = (5, 6, 7, 9)
+# What a kill leaves of `replacing` and of `write_atomically`, and no other hidden file.
+_LEFTOVER = re.compile(r"\.\d+\.part\..+|\.cxr-[0-9a-f]{24}-\d+\.part", re.DOTALL)
 
 
 def write_atomically(path: Path, content: str | bytes, *, verify: Callable[[Path], object] | None = None) -> None:
@@ -55,6 +61,39 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def remember_content(path: Path, *, of: Path | None = None) -> None:
+    """Write the SHA-256 of the file beside it: HDF5 has no checksum, and weights that rotted still load.
+
+    Args:
+        path: the file, for `require_unchanged`.
+        of: where its content is now; None: there.
+    """
+    write_atomically(_sum_of(path), hashlib.sha256((of or path).read_bytes()).hexdigest() + "\n")
+
+
+def require_unchanged(path: Path) -> None:
+    """Refuse a file whose content is not what `remember_content` wrote down; without a word of it, take it as it is.
+
+    Raises:
+        ModelError: it has changed since.
+    """
+    beside = _sum_of(path)
+    if (
+        beside.is_file()
+        and beside.read_bytes().strip().decode("ascii", "replace") != hashlib.sha256(path.read_bytes()).hexdigest()
+    ):
+        raise ModelError(
+            f"{path} has changed since it was written",
+            expected=f"the content whose SHA-256 is in {beside.name}",
+            came="another content: the disk lost some of it, or somebody put other weights there",
+            do=f"remove {path.parent} to train this phase again (or {beside.name}, to take the file as it is)",
+        )
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Turn what libraries raise while they write `path` into the one error that tells a user what to do.
@@ -80,6 +119,8 @@ def storing(path: Path) -> Iterator[None]:
 
 def _storage_problem(error: Exception, path: Path) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
+    if getattr(error, "error_code", None) in _OF_TENSORFLOW:
+        return str(getattr(error, "message", error)).splitlines()[0]
     if number in _FULL or os.strerror(errno.ENOSPC) in str(error):
         return "the disk is full"
     place = next((p for p in path.absolute().parents if p.exists()), None)
@@ -116,5 +157,6 @@ def only_here(folder: Path, *, do: str = "wait for that run, or choose another -
                 do=do,
             ) from error
         for left in folder.rglob(".*.part*"):
-            left.unlink(missing_ok=True)
+            if _LEFTOVER.fullmatch(left.name) and not left.is_dir():
+                left.unlink(missing_ok=True)
         yield

@@ -142,8 +142,7 @@ def run_phase(
     average = phase.averaging.of(model)
     parts = {"average": average} if phase.averaging.kind != "none" else {}
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, **parts)
-    manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=1)
-    history = _resume(checkpoint, manager, folder)
+    manager, history = _resume(checkpoint, folder)
     _sweep(folder / "checkpoints", manager.latest_checkpoint)
     if len(history) >= phase.epochs:
         say(f"{phase.name}: done before, {len(history)} epochs")
@@ -194,24 +193,33 @@ def _plot(writer: Any, name: str, epoch: Epoch) -> None:
     writer.flush()
 
 
-def _resume(checkpoint: Any, manager: Any, folder: Path) -> list[Epoch]:
-    """The history up to the last checkpoint, restored into the model; empty where there is none."""
-    if manager.latest_checkpoint is None:
-        return []
+def _resume(checkpoint: Any, folder: Path) -> tuple[Any, list[Epoch]]:
+    """What saves the checkpoints of `folder`, and the history up to the last, which is in the model then.
+
+    The history is empty where there is no checkpoint.
+    """
     try:
-        done = int(manager.latest_checkpoint.rsplit("-", 1)[1])
-        history: list[Epoch] = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-        if len(history) < done:
-            raise ValueError(f"{len(history)} epochs in history.json, {done} in the checkpoint")
+        manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=1)
+        if manager.latest_checkpoint is None:
+            return manager, []
+        done = int(Path(manager.latest_checkpoint).name.removeprefix("ckpt-"))
+        history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        if not isinstance(history, list) or [_number_of(epoch) for epoch in history[:done]] != [*range(1, done + 1)]:
+            raise ValueError(f"a checkpoint of {done} epochs, and a history.json without all of them")
         checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
-    except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
+    # TensorFlow's reader and its parser of the state file raise nearly anything on damaged bytes.
+    except Exception as error:
         raise ModelError(
             f"the checkpoint in {folder} cannot be read",
-            expected=f"{manager.latest_checkpoint} and history.json as they were written",
-            came=str(error).splitlines()[0],
+            expected="checkpoints/ and history.json as they were written",
+            came=next(iter(str(error).splitlines()), type(error).__name__),
             do=f"remove {folder} to train this phase again",
         ) from error
-    return history[:done]
+    return manager, history[:done]
+
+
+def _number_of(epoch: object) -> object:
+    return epoch.get("epoch") if isinstance(epoch, dict) else None
 
 
 def _sweep(folder: Path, latest: str | None) -> None:

@@ -17,7 +17,7 @@ from toolkit.augment import Augmenter
 from toolkit.average import Averaging
 from toolkit.batch_norm import reestimate_batch_norm
 from toolkit.config import TrainConfig, read_config
-from toolkit.files import replacing, write_atomically
+from toolkit.files import remember_content, replacing, require_unchanged, write_atomically
 from toolkit.follow import FollowingStream, with_features
 from toolkit.freeze import freeze_below
 from toolkit.losses import Distillation
@@ -278,12 +278,14 @@ class _Run:
         """`model` with re-estimated batch-norm statistics, from disk when an earlier run had come this far."""
         path = self.folder / name / "final.weights.h5"
         if path.exists():
+            require_unchanged(path)
             load_weights(model, path)
             return model
         with waiting(f"{name}: averaging batch statistics"):
             reestimate_batch_norm(model, _inputs(stream, _STATISTICS, _STATISTICS_BATCHES))
         with replacing(path) as part:
             model.save_weights(part)
+            remember_content(path, of=part)
         return model
 
 

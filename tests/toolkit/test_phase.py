@@ -107,13 +107,32 @@ def test_a_kill_between_history_and_checkpoint_repeats_one_epoch(tmp_path: Path)
     assert not left.exists()
 
 
+DAMAGE = [
+    ("checkpoints/ckpt-1.index", b"not a checkpoint"),
+    ("checkpoints/ckpt-1.data-00000-of-00001", b""),
+    ("checkpoints/checkpoint", b"\xff"),
+    ("checkpoints/checkpoint", b'model_checkpoint_path: "x"'),
+    ("history.json", b"null"),
+    ("history.json", b"[1]"),
+    ("history.json", b"[" * 100_000),
+]
+
+
 def test_a_damaged_checkpoint_says_what_to_remove(tmp_path: Path) -> None:
-    _fit(_built(), tmp_path, epochs=1)
-    index = next((tmp_path / "float" / "checkpoints").glob("ckpt-1.index"))
-    index.write_bytes(index.read_bytes()[:50])
-    with pytest.raises(ModelError, match="cannot be read") as caught:
-        _fit(_built(), tmp_path, epochs=2)
-    assert f"remove {tmp_path / 'float'}" in str(caught.value)
+    _fit(_built(), tmp_path / "whole", epochs=1)
+    for file, content in DAMAGE:
+        shutil.copytree(tmp_path / "whole", tmp_path / "run", dirs_exist_ok=True)
+        assert (tmp_path / "run" / "float" / file).is_file()
+        (tmp_path / "run" / "float" / file).write_bytes(content)
+        with pytest.raises(ModelError, match="cannot be read") as caught:
+            _fit(_built(), tmp_path / "run", epochs=2)
+        assert f"remove {tmp_path / 'run' / 'float'}" in str(caught.value)
+
+
+def test_a_file_where_a_folder_must_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("")
+    with pytest.raises(ResourceError, match="tensorboard is not a directory"):
+        _fit(_built(), tmp_path, epochs=1)
 
 
 def test_a_loss_that_is_no_number_ends_the_phase(tmp_path: Path) -> None:

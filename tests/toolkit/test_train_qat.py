@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firmware_bridge.errors import AuditError, ConfigError, CxrEdgeError, InputError, ResourceError
+from firmware_bridge.errors import AuditError, ConfigError, CxrEdgeError, InputError, ModelError, ResourceError
 from firmware_bridge.preprocess import Preprocessing
 from toolkit import preflight
 from toolkit.cli.main import run as cxr_edge
 from toolkit.config import TrainConfig
 from toolkit.data.index import Index
 from toolkit.data.load import geometric_and_tonal, load, load_one, stretch_back
-from toolkit.files import only_here, write_atomically
+from toolkit.files import only_here, remember_content, require_unchanged, write_atomically
 from toolkit.quiet import quiet
 from toolkit.train_qat import prepare_data, train_qat
 
@@ -157,10 +157,23 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="another process works in"), only_here(tmp_path / "t"):
             pass
         other.kill()
-    left = tmp_path / "t" / "float" / ".123.part.final.weights.h5"
-    write_atomically(left, "half")
+    left, own = (tmp_path / "t" / "float" / name for name in (".123.part.final.weights.h5", ".film.part.mkv"))
+    for path in (left, own):
+        write_atomically(path, "half")
     with only_here(tmp_path / "t"):
         assert not left.exists()
+        assert own.exists()
+
+
+def test_weights_that_rotted_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "final.weights.h5"
+    path.write_bytes(b"weights")
+    require_unchanged(path)  # of a run from before the sums
+    remember_content(path)
+    require_unchanged(path)
+    path.write_bytes(b"weighty")
+    with pytest.raises(ModelError, match="has changed since it was written"):
+        require_unchanged(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -100,7 +100,6 @@ def test_a_damaged_element_costs_neither_the_index_nor_the_patient(tmp_path: Pat
     assert damaged.patient_id.startswith("dicom-")
 
 
-
 @pytest.mark.parametrize(
     ("names", "said"),
     [
