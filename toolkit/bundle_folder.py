@@ -25,6 +25,7 @@ from firmware_bridge.preprocess import Preprocessing
 from firmware_bridge.score import Calibration, Scorer
 from firmware_bridge.suitability import FILE as SUITABILITY
 from firmware_bridge.suitability import VERSION as SUITABILITY_VERSION
+from firmware_bridge.suitability import Statistics
 from toolkit.bundle import build_bundle
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
@@ -68,15 +69,15 @@ def bundle_from_run(
         ResourceError: the bundle cannot be written.
     """
     models = _deployable(run)
-    told, table = _read(run / "calibration.json").get("models", {}), _read(run / "export.json")
-    exported = {row["file"]: row for row in table.get("models", [])}
+    told, exported = _read(run / "calibration.json").get("models", {}), _exported(run / "export.json")
     entries = [_entry(model, told, exported) for model in models]
     files: dict[str, bytes | Path] = {}
     lungs = models[0].lungs
     if lungs:
         files[_LUNGS] = lungs
     if (run / SUITABILITY).is_file():
-        files[SUITABILITY] = run / SUITABILITY
+        files[SUITABILITY] = statistics = (run / SUITABILITY).read_bytes()
+        Statistics.from_bytes(statistics)  # no device would take damaged ones
     for model, entry in zip(models, entries, strict=True):
         files[entry.file] = model.content
         assert model.head is not None  # `_entry` saw to it
@@ -112,7 +113,20 @@ def bundle_from_run(
 def _of_these_files(evaluation: dict[str, Any], models: Sequence[ModelUnderTest]) -> dict[str, Any]:
     """The evaluation; empty where it is of files that were since exported anew."""
     now = {hashlib.sha256(model.content).hexdigest() for model in models}
-    return evaluation if any(one["sha256"] in now for one in evaluation.get("models", ())) else {}
+    told = evaluation.get("models")
+    known = (one.get("sha256") for one in told if isinstance(one, dict)) if isinstance(told, list) else ()
+    return evaluation if now.intersection(known) else {}
+
+
+_TOLD = {"file", "zero_share_pruned", "zero_share_total"}
+
+
+def _exported(file: Path) -> dict[str, dict[str, Any]]:
+    """The rows of `export.json` by the file that they are about."""
+    rows = _read(file).get("models", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= _TOLD for row in rows):
+        raise _unreadable(file, "models without " + ", ".join(sorted(_TOLD)))
+    return {row["file"]: row for row in rows}
 
 
 def _suitability(run: Path, model: str) -> dict[str, Any]:
@@ -139,7 +153,7 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(file, str(error)) from error
     if not isinstance(content, dict):
         raise _unreadable(file, f"a {type(content).__name__}")

@@ -27,6 +27,7 @@ from toolkit.summary_text import (
     metric_rows,
     number,
     percent,
+    plain,
     seen_warnings,
     shortcut_interval,
     with_interval,
@@ -53,12 +54,17 @@ def add_card(path: Path, *, evaluation: Json, about: str = "", out: Path | None 
 
     Raises:
         BundleError: it cannot be opened, or the figures are those of another file.
+        ConfigError: the figures are not as `cxr-edge evaluate` writes them.
         ResourceError: the new one cannot be written.
     """
     with open_bundle(path) as bundle:
-        figures = _own_figures(bundle, evaluation)
         files: dict[str, bytes | Path] = {name: bundle.read(name) for name in bundle.manifest.files}
-        files[CARD] = model_card(bundle.manifest, figures, about=about).encode()
+        try:
+            figures = _own_figures(bundle, evaluation)
+            files[CARD] = model_card(bundle.manifest, figures, about=about).encode()
+        # JSON of the right kind whose inside is another: written by another version, or mended by hand.
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            raise _no_evaluation("the evaluation", f"{type(error).__name__}: {error}") from error
         return write_bundle(out or path, replace(bundle.manifest, created=made_now()), files)
 
 
@@ -87,14 +93,14 @@ def read_evaluation(path: Path) -> Json:
     """
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _no_evaluation(path, str(error)) from error
     if not isinstance(told, dict) or told.get("kind") != EVALUATION_KIND:
         raise _no_evaluation(path, "something else")
     return told
 
 
-def _no_evaluation(path: Path, came: str) -> ConfigError:
+def _no_evaluation(path: Path | str, came: str) -> ConfigError:
     return ConfigError(
         f"{path} cannot be read",
         expected="the evaluation.json of `cxr-edge evaluate`",
@@ -150,7 +156,7 @@ def _own_figures(bundle: Bundle, evaluation: Json) -> Json:
         raise BundleError(
             f"these are no figures of bundle '{bundle.manifest.name}'",
             expected="an evaluation of one of its own model files",
-            came=", ".join(model["file"] for model in evaluation["models"]),
+            came=", ".join(model["file"] for model in evaluation["models"]) or "no model",
             do="evaluate the bundle itself: cxr-edge evaluate --bundle BUNDLE --index ...",
         )
     return {**evaluation, "models": models}
@@ -216,7 +222,7 @@ def _groups(evaluation: Json, model: str) -> str:
                 figures = [with_interval(group["metrics"].get(metric)) for metric in _BY_GROUP]
                 rows.append([one["name"], name, f"{group['images']} ({group['positives']} positive)", *figures])
             else:
-                few.append(f"{one['name']}, {name} ({group['images']})")
+                few.append(f"{one['name']}, {plain(name)} ({group['images']})")
     text = ""
     if rows:
         text += "\n\n" + markdown_table(["Set", "Group", "X-rays", "AUROC", "Sensitivity", "Specificity"], rows)

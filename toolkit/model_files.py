@@ -23,6 +23,7 @@ from toolkit.under_test import NEGATIVE, PRECISIONS, ModelUnderTest
 
 # In this order: the file that is deployed by default comes first.
 RUN_FILES = ("model.int8.tflite", "model.fp16.tflite", "model.float.tflite", "model.ptq.int8.tflite")
+_FITTED = ("temperature", "bias", "threshold", "wished_sensitivity")
 
 
 def from_bundle(path: Path) -> list[ModelUnderTest]:
@@ -119,8 +120,8 @@ def from_file(path: Path) -> ModelUnderTest:
         content=content,
         preprocessing=preprocessing,
         head=Head.from_bytes(head.read_bytes()) if head.is_file() else None,
-        temperature=float(calibration.get("temperature", 1.0)),
-        bias=float(calibration.get("bias", 0.0)),
+        temperature=calibration.get("temperature", 1.0),
+        bias=calibration.get("bias", 0.0),
         threshold=calibration.get("threshold"),
         wished_sensitivity=calibration.get("wished_sensitivity"),
         labels=(NEGATIVE, settings.positive) if settings else None,
@@ -128,25 +129,28 @@ def from_file(path: Path) -> ModelUnderTest:
     )
 
 
-def _calibration_of(path: Path, precision: str) -> Mapping[str, Any]:
+def _calibration_of(path: Path, precision: str) -> Mapping[str, float]:
+    """Temperature, bias, threshold, wished sensitivity, as far as a `calibration.json` beside the model tells them."""
     file = _beside(path, "calibration.json")
     if file is None:
         return {}
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        models = dict(told.get("models", told))
+        entry: Mapping[str, Any] = next(
+            (models[key] for key in (path.name, f"models/{path.name}", precision) if key in models), {}
+        )
+        found = {key: entry[key] for key in _FITTED if entry.get(key) is not None}
+        if not all(isinstance(value, int | float) for value in found.values()):
+            raise ValueError(f"{found}: not all of them numbers")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{file} cannot be read",
             expected="the calibration of a run, as JSON",
             came=str(error),
             do="remove it and give the run's cxr-edge train-qat command again",
         ) from error
-    models = told.get("models", told) if isinstance(told, dict) else {}
-    for key in (path.name, f"models/{path.name}", precision):
-        entry = models.get(key) if isinstance(models, dict) else None
-        if isinstance(entry, dict):
-            return entry
-    return {}
+    return {key: float(value) for key, value in found.items()}
 
 
 def _beside(path: Path, name: str) -> Path | None:

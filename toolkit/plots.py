@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def roc_plot(curves: Sequence[Curve], *, key: str) -> str:
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_INK, alpha=0.35, linewidth=1, linestyle=":")
         for i, curve in enumerate(curves):
-            axes.plot(curve.x, curve.y, label=curve.name, **_line(i))
+            axes.plot(curve.x, curve.y, label=_shown(curve.name), **_line(i))
         _unit_square(axes, "false positive rate (1 − specificity)", "true positive rate (sensitivity)")
         _legend(axes, "lower right")
 
@@ -72,7 +73,9 @@ def reliability_plot(curves: Sequence[Curve], *, key: str) -> str:
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_INK, alpha=0.35, linewidth=1, linestyle=":")
         for i, curve in enumerate(curves):
-            axes.plot(curve.x, curve.y, label=curve.name, marker=MARKERS[i % len(MARKERS)], markersize=5, **_line(i))
+            axes.plot(
+                curve.x, curve.y, label=_shown(curve.name), marker=MARKERS[i % len(MARKERS)], markersize=5, **_line(i)
+            )
         _unit_square(axes, "mean predicted probability", "share that is positive")
         _legend(axes, "upper left")
 
@@ -111,8 +114,8 @@ def confusion_plot(counts: Mapping[str, int], *, labels: tuple[str, str], key: s
                 axes.text(column + 0.5, row + 0.44, f"{table[row, column]:,}", ha="center", va="center", fontsize=15)
                 axes.text(column + 0.5, row + 0.68, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=9)
         axes.set(xlim=(0, 2), ylim=(2, 0), xlabel="called", ylabel="is")
-        axes.set_xticks([0.5, 1.5], labels)
-        axes.set_yticks([0.5, 1.5], labels, rotation=90, va="center")
+        axes.set_xticks([0.5, 1.5], list(map(_shown, labels)))
+        axes.set_yticks([0.5, 1.5], list(map(_shown, labels)), rotation=90, va="center")
         axes.tick_params(length=0)
         axes.grid(visible=False)
 
@@ -195,7 +198,7 @@ def interval_plot(ranges: Sequence[Range], *, x: str, chance: float, key: str) -
             axes.plot([one.value], [i], color=colour, marker=MARKERS[one.kind % len(MARKERS)], markersize=7)
             axes.text(1.015, i, f"{one.value:.3f}", va="center", fontsize=9)
         axes.set(xlim=(0, 1), ylim=(len(ranges) - 0.4, -0.7), xlabel=x)
-        axes.set_yticks(range(len(ranges)), [one.name for one in ranges])
+        axes.set_yticks(range(len(ranges)), [_shown(one.name) for one in ranges])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
@@ -248,8 +251,16 @@ def _svg(draw: Callable[[Axes], None], *, size_in: tuple[float, float], key: str
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():
+            # The page's font has the letters that the one Matplotlib measures with lacks.
+            warnings.filterwarnings("ignore", message="Glyph")
+            figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _for_page(text.getvalue(), key)
+
+
+def _shown(text: str) -> str:
+    # File names and labels may hold bytes that are no text, which Matplotlib refuses.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _for_page(svg: str, key: str) -> str:

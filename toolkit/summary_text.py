@@ -7,6 +7,7 @@ from typing import Any
 
 from calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from toolkit.confounding import CONFOUNDING_COLUMNS, confounding_rows
+from toolkit.data.index import printable
 from toolkit.data.shortcuts import cannot_vary
 
 Json = Mapping[str, Any]
@@ -181,5 +182,10 @@ def markdown(evaluation: Json) -> str:
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns and rows of text as a table in Markdown."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(map(plain, row)) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def plain(text: str) -> str:
+    """`text` of somebody's data, in one line, so that Markdown takes none of it for a table or for HTML."""
+    return printable(text).replace("|", "\\|").replace("<", "&lt;")

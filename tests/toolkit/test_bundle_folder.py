@@ -41,8 +41,15 @@ def test_what_the_run_measured_goes_in(run: Path) -> None:
 
 
 def test_a_broken_file_of_a_run_is_named(run: Path) -> None:
-    (run / "export.json").write_text("{")
-    with pytest.raises(BundleError, match=r"export\.json cannot be read"):
+    for text in ("{", "[" * 100_000, '{"models": [{}]}', '{"models": 1}'):
+        (run / "export.json").write_text(text)
+        with pytest.raises(BundleError, match=r"export\.json cannot be read"):
+            bundle_from_run(run)
+
+
+def test_damaged_suitability_statistics_make_no_bundle(run: Path) -> None:
+    (run / "suitability.npz").write_bytes(b"PK")
+    with pytest.raises(BundleError, match="suitability statistics cannot be used"):
         bundle_from_run(run)
 
 

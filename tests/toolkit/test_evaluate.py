@@ -221,9 +221,13 @@ def test_missing_models(tmp_path: Path) -> None:
         from_file(tmp_path / "no.tflite")
 
 
-def test_a_broken_calibration(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["{", "null", '{"models": 1}', '{"models": {"int8": {"temperature": "hot"}}}', "[" * 100_000],
+)
+def test_a_broken_calibration(run: Path, tmp_path: Path, text: str) -> None:
     shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "calibration.json").write_text("{")
+    (tmp_path / "run" / "calibration.json").write_text(text)
     with pytest.raises(ModelError, match=r"calibration\.json cannot be read"):
         from_run(tmp_path / "run")
 

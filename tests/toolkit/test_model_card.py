@@ -21,6 +21,7 @@ from toolkit.model_card import CARD, add_card, model_card, outdated_card, read_a
 from toolkit.model_files import from_run
 from toolkit.score_index import NamedIndex
 from toolkit.summary import Options
+from toolkit.summary_text import markdown_table
 
 
 @pytest.fixture
@@ -65,6 +66,17 @@ def test_figures_of_another_file_are_refused(evaluated: Path) -> None:
     assert bundle.read_bytes() == before
 
 
+@pytest.mark.parametrize("figures", [{}, {"models": 1}, {"models": [{}]}, {"models": []}])
+def test_figures_of_another_form_are_refused(evaluated: Path, figures: dict[str, Any]) -> None:
+    bundle = bundle_from_run(evaluated, golden=0)
+    with pytest.raises((ConfigError, BundleError)):
+        add_card(bundle, evaluation={"kind": "cxr-edge-evaluation", **figures})
+
+
+def test_words_of_the_data_are_no_markup() -> None:
+    assert markdown_table(["a"], [["x | <b>\ny"]]).splitlines()[2] == r"| x \| &lt;b>\ny |"
+
+
 def test_figures_that_are_older_than_the_files_stay_out(evaluated: Path) -> None:
     evaluation = json.loads((evaluated / "evaluation.json").read_text())
     evaluation["models"][0]["sha256"] = "0" * 64
@@ -91,7 +103,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"about\.md"):
         read_about(tmp_path / "about.md")
     other = tmp_path / "other.json"
-    for text in ("", "[]", '{"kind": "something"}'):
+    for text in ("", "[]", '{"kind": "something"}', "[" * 100_000):
         other.write_text(text)
         with pytest.raises(ConfigError, match=r"other\.json"):
             read_evaluation(other)

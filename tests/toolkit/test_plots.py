@@ -58,3 +58,11 @@ def test_text_is_text_and_escaped() -> None:
     assert "$d$" in svg
     assert "90%" in svg
     assert svg.count("0%") >= 2  # a class without X-rays divides by nothing
+
+
+def test_names_that_are_no_text_are_drawn_all_the_same() -> None:
+    name = "caf\udce9 肺"
+    assert "caf\\udce9 肺" in roc_plot([Curve(name, [0.0, 1.0], [0.0, 1.0])], key="k")
+    assert "caf\\udce9 肺" in interval_plot([Range(name, 0.5, 0.4, 0.6)], x="AUROC", chance=0.5, key="k")
+    counts = dict.fromkeys(("true_positives", "false_negatives", "true_negatives", "false_positives"), 1)
+    assert "caf\\udce9 肺" in confusion_plot(counts, labels=("no", name), key="k")
