@@ -14,8 +14,9 @@ from toolkit.archive.walk import cannot_read
 from toolkit.data.index import absolute
 
 _ARCHIVE = "fo"  # the option of fsspec that says the same as `::FILE` in an address
-# Names of folders are not kept: an archive of millions would not fit. One instance for each call: none is shared.
-_ALWAYS = {"use_listings_cache": False, "skip_instance_cache": True}
+_HOST = "host"
+# Names of folders are not kept: an archive of millions would not fit.
+_NO_CACHE = {"use_listings_cache": False}
 
 
 def is_known(address: str) -> bool:
@@ -52,7 +53,7 @@ def store_of(location: str, storage: Mapping[str, Any]) -> Hashable:
     """
     text, options = resolved(location, storage)
     said = tuple(sorted((name, str(value)) for name, value in options.items()))
-    return text.partition("://")[0], said, threading.get_ident() if "host" in options else 0
+    return text.partition("://")[0], said, threading.get_ident() if _HOST in options else 0
 
 
 def open_files(text: str, storage: Mapping[str, Any]) -> tuple[Any, str]:
@@ -69,8 +70,11 @@ def open_files(text: str, storage: Mapping[str, Any]) -> tuple[Any, str]:
     from fsspec.implementations.local import LocalFileSystem
 
     text, options = resolved(text, storage)
+    # SFTP hands what it does not know on to the connection. (`walk_remote` empties such a cache folder by folder.)
+    kept = {} if _HOST in options else _NO_CACHE
     try:
-        files = fsspec.filesystem(text.partition("://")[0], **{**_ALWAYS, **options})
+        # One instance for each call: none is shared.
+        files = fsspec.filesystem(text.partition("://")[0], **{**kept, **options}, skip_instance_cache=True)
         path = files._strip_protocol(text)
     except ImportError as error:
         raise _not_installed(text, error) from error
