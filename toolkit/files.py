@@ -145,7 +145,9 @@ def only_here(folder: Path, *, do: str = "wait for that run, or choose another -
     """
     with storing(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        # Not through a link: whoever may write there must not have a file of somebody else's emptied.
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        file = os.fdopen(handle, "w")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -86,7 +86,7 @@ class Output:
         if self.folder.is_dir() and not (self.folder / RUN).exists():
             # A lock alone is what a run leaves that was killed in its first moment.
             for other in self.folder.iterdir():
-                if not other.name.startswith("."):
+                if not other.name.startswith(".") or other.is_dir():
                     raise _not_ours(self.folder, f"a folder with {printable(other.name)} in it, and no {RUN}")
         with ExitStack() as stack:
             stack.enter_context(only_here(self.folder, do=_ANOTHER_OUT))
@@ -107,7 +107,7 @@ class Output:
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
             differs = {name: there.get(name) for name, value in begun.items() if there.get(name) != value}
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise _not_ours(self.folder, f"a {RUN} that cannot be read ({error})") from error
         for name, was in differs.items():
             raise ConfigError(
@@ -133,8 +133,11 @@ class Output:
         for folder in self._schemas:
             self.unreadable_before = -self.seen.count  # of the folder that comes last
             for part in self._parts(folder):
-                self.seen.update(_paths(part))
-                self._numbers[folder] = max(self._numbers[folder], int(part.name.split("-")[1]))
+                for paths in _paths(part):
+                    if self.seen.update(paths) < len(paths):
+                        raise _damaged(part, "X-rays that another file there has, too: a copy")
+                number = part.name.split("-")[1]
+                self._numbers[folder] = max(self._numbers[folder], int(number) if number.isdecimal() else 0)
         self.unreadable_before += self.seen.count
         return self.seen.count
 
@@ -195,21 +198,29 @@ class Output:
             sync_folder(folder)
 
 
-def _paths(part: Path) -> Iterator[str]:
+def _paths(part: Path) -> Iterator[list[str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(part) as file:
+            if "path" not in file.schema_arrow.names or file.schema_arrow.field("path").type != pa.string():
+                raise _damaged(part, "no column of paths")
             for batch in file.iter_batches(columns=["path"]):
-                yield from batch.column(0).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{part} cannot be read",
-            expected="a whole Parquet file of results",
-            came=" ".join(str(error).split())[:200],
-            do="move it away and give the same command again: its X-rays are then scored anew",
-        ) from error
+                if batch.column(0).null_count:
+                    raise _damaged(part, "rows without a path")
+                yield batch.column(0).to_pylist()
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise _damaged(part, " ".join(str(error).split())[:200]) from error
+
+
+def _damaged(part: Path, came: str) -> InputError:
+    return InputError(
+        f"{part} cannot be read",
+        expected="a whole Parquet file of results",
+        came=came,
+        do="move it away and give the same command again: its X-rays are then scored anew",
+    )
 
 
 def _not_ours(folder: Path, came: str) -> ConfigError:

@@ -38,10 +38,9 @@ class Seen:
         self.count += new
         return new
 
-    def update(self, paths: Iterable[str]) -> None:
-        """Add many."""
-        for path in paths:
-            self.add(path)
+    def update(self, paths: Iterable[str]) -> int:
+        """Add many; how many of them are new."""
+        return sum(self.add(path) for path in paths)
 
     def close(self) -> None:
         """Give the space back."""

@@ -54,6 +54,8 @@ class Source:
     """
 
     def __init__(self, text: str, options: SourceOptions) -> None:
+        if not text:  # a variable of the shell that is not set would have the working folder scored
+            raise InputError("no source is named", expected="a path or an address", came="nothing", do="name one")
         self._options = options
         # Options for the workers, too: the names that a server of its own gives do not say which server that is.
         self.storage: dict[str, Any] = dict(options.storage)

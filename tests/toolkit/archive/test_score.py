@@ -28,7 +28,7 @@ from fsspec import register_implementation
 from fsspec.implementations.memory import MemoryFileSystem
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.errors import BundleError, ConfigError, IndexFormatError, InputError
+from firmware_bridge.errors import BundleError, ConfigError, IndexFormatError, InputError, ResourceError
 from firmware_bridge.result import NOTICE, result_id
 from firmware_bridge.shipped import shipped_bundle
 from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadable_of
@@ -296,6 +296,47 @@ def test_a_damaged_file_of_results_is_told(archive: Path, out: Path, score: Scor
     part.rename(out.parent / "away")
     again = score(archive)
     assert (again.before, again.scored + again.refused) == (0, 12)
+
+
+@pytest.mark.parametrize(
+    ("table", "came"),
+    [
+        (pa.table({"file": ["a.jpg"]}), "no column of paths"),
+        (pa.table({"path": [1]}), "no column of paths"),
+        (pa.table({"path": pa.array([None], pa.string())}), "rows without a path"),
+        (None, "another file there has, too"),
+    ],
+)
+def test_a_file_among_the_results_that_no_run_wrote_is_told(
+    table: pa.Table | None, came: str, archive: Path, out: Path, score: Score
+) -> None:
+    """A copy of a file of results, for one: whoever reads the folder would have its X-rays twice."""
+    score(archive)
+    (part,) = out.glob("part-*")
+    pq.write_table(table or pq.read_table(part), out / "part-copy-of-it.parquet")
+    with pytest.raises(InputError, match="cannot be read") as told:
+        score(archive)
+    assert came in told.value.came
+    assert "move it away" in told.value.do
+
+
+def test_a_folder_that_is_no_place_for_results_stays_as_it_is(archive: Path, tmp_path: Path, score: Score) -> None:
+    from toolkit.files import only_here
+
+    theirs = tmp_path / "results.parquet"
+    (theirs / ".git").mkdir(parents=True)
+    (theirs / ".git/.1.part.x").write_text("theirs")
+    with pytest.raises(ConfigError, match="is not a place for results"):
+        score(archive)
+    assert (theirs / ".git/.1.part.x").read_text() == "theirs"
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/.lock").symlink_to("../theirs")
+    with pytest.raises(ResourceError), only_here(tmp_path / "linked"):
+        pass
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    with pytest.raises(InputError, match="no source is named"):
+        score("")
 
 
 class Served(SimpleHTTPRequestHandler):
