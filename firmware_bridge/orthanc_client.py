@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from firmware_bridge.http_client import Answer, HttpClient, ServerError, parse_address, read_secret, tls_context
+from firmware_bridge.http_client import (
+    Answer,
+    HttpClient,
+    ServerError,
+    TooLarge,
+    parse_address,
+    read_secret,
+    tls_context,
+)
 from firmware_bridge.orthanc_settings import OrthancSettings
 
 NEW_INSTANCE = "NewInstance"
@@ -106,7 +114,11 @@ class Orthanc:
     def file(self, id: str, *, most_bytes: int) -> bytes | None:
         """An instance's DICOM file; None: no such instance."""
         answer = self._ask("GET", f"/instances/{id}/file", most_bytes=most_bytes)
-        return None if answer is None else answer.body
+        if answer is None:
+            return None
+        if answer.body[128:132] != b"DICM":  # PS3.10, 7.1: a portal's page in its place must not pass for the X-ray
+            raise self._refusal("an instance's file", "no DICOM file", passing=True)
+        return answer.body
 
     def store(self, content: bytes) -> None:
         """Store a DICOM object. One that is there already is that one."""
@@ -135,7 +147,14 @@ class Orthanc:
 
     def _json(self, path: str, *, one: bool = False) -> dict[str, Any] | None:
         """The object at `path`. `one`: it is about one instance, and no other may wait for that."""
-        answer = self._ask("GET", path)
+        try:
+            answer = self._ask("GET", path)
+        except TooLarge as error:
+            if one:
+                raise self._refusal(
+                    "to tell of an instance", f"more than {_MOST_JSON_BYTES} bytes", passing=False
+                ) from error
+            raise
         if answer is None:
             return None
         found = _object(answer.body)

@@ -163,10 +163,14 @@ def test_what_is_odd_about_one_instance_holds_up_no_other_and_names_nobody(
     monkeypatch.setattr(_Answers, "status", 200 if passing else 400)
     monkeypatch.setattr(_Answers, "body", body)
     orthanc = Orthanc(OrthancSettings(url=f"http://127.0.0.1:{server.server_port}"))
-    with pytest.raises(OrthancRefusal) as raised:
-        orthanc.size_bytes(ID)
-    assert raised.value.passing is passing
-    assert "MUSTERMANN" not in str(raised.value)
+    for ask in (orthanc.size_bytes, lambda id: orthanc.file(id, most_bytes=1000)):
+        with pytest.raises(OrthancRefusal) as raised:
+            ask(ID)
+        assert raised.value.passing is passing
+        assert "MUSTERMANN" not in str(raised.value)
+    monkeypatch.setattr(_Answers, "body", b"x" * (5 << 20))
+    with pytest.raises(OrthancRefusal, match="more than"):
+        orthanc.tags(ID)
     orthanc.close()
 
 
