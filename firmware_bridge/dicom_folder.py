@@ -32,7 +32,7 @@ class DicomFolder:
         self._mutex = threading.Lock()
 
     def _checked(self, name: str) -> Path:
-        if Path(name).name != name or name.startswith(".") or not name:
+        if Path(name).name != name or name.startswith(".") or not name or not name.isprintable():
             raise self._wrong("the name of a folder in the watched one, not hidden", repr(name))
         if name in (DONE, REJECTED):
             raise self._wrong("a folder that is looked into", f"{name!r}, where files go that are settled")

@@ -71,6 +71,9 @@ class FhirPart:
         folder = self._settings.folder
         if folder is not None and not folder.is_dir():
             raise _wrong("folder", "a folder that is there", "none")
+        if folder is not None and folder.resolve().is_relative_to(self._context.watch.resolve()):
+            # Each report would be taken for an X-ray, refused, and reported.
+            raise _wrong("folder", "a folder outside of the watched one", "one in it")
         if self._settings.patient == "search" and not self._settings.patient_system:
             # A bare number is somebody else's in another system.
             raise _wrong("patient", "patient_system beside patient = 'search'", "none")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import errno
 import http.client
+import os
 import socket
 import ssl
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +25,7 @@ from firmware_bridge.errors import ConfigError, CxrEdgeError
 
 _CHUNK_BYTES = 1 << 16
 _MOST_WAIT_S = 3600.0
+_MOST_SECRET_BYTES = 1 << 16
 
 
 class ServerError(CxrEdgeError):
@@ -112,7 +116,7 @@ def read_secret(file: Path, *, key: str) -> str:
         ConfigError: it cannot be read, is empty, or has what no header can carry.
     """
     try:
-        text = file.read_text(encoding="utf-8").rstrip("\r\n")
+        text = _small_file(file).decode("utf-8").rstrip("\r\n")
         came = "" if text and text.isprintable() else "an empty file" if not text else "more than one line"
     except (OSError, UnicodeDecodeError) as error:
         came = getattr(error, "strerror", None) or "bytes that are no text"
@@ -124,6 +128,16 @@ def read_secret(file: Path, *, key: str) -> str:
             do="mend the file or its name in the config file",
         )
     return text
+
+
+def _small_file(path: Path) -> bytes:
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would be waited for without end
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "a folder, pipe or device")
+        return os.read(handle, _MOST_SECRET_BYTES)
+    finally:
+        os.close(handle)
 
 
 def tls_context(address: Address, ca: Path | None, *, key: str) -> ssl.SSLContext | None:
@@ -201,7 +215,7 @@ class HttpClient:
     ) -> None:
         self.address = address
         self._headers = headers
-        self._timeout_s = timeout_s
+        self._timeout_s = min(timeout_s, _MOST_WAIT_S)  # no socket takes any number
         self._tls = tls
         self._connection: http.client.HTTPConnection | None = None
 

@@ -27,6 +27,7 @@ from firmware_bridge.retention_settings import RetentionSettings
 
 _LOG = logging.getLogger(__name__)
 _PAGE = 100
+_MOST_POLL_S = 86400.0
 _PAGES_A_ROUND = 20
 _MOST_FETCHED = 64  # on their way through the agent: the rest stays with Orthanc
 
@@ -74,7 +75,7 @@ class OrthancPart:
         """Follow Orthanc until `stop`."""
         seen = self._context.changes.count
         while not self._stop.is_set():
-            wait_s = self._settings.poll_s
+            wait_s = min(self._settings.poll_s, _MOST_POLL_S)
             try:
                 if self._round():
                     wait_s = 0.0

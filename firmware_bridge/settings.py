@@ -231,6 +231,8 @@ def _from_file(value: Any, hint: Any, file: Path) -> Any:
     if kind is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return tuple(value)
     # bool is an int to Python and must not pass for one.
+    if isinstance(value, (list, dict)) and kind is not tuple:  # not quoted: a password may be in it
+        return _Wrong(kind, "a list" if isinstance(value, list) else "a table")
     return value if type(value) is kind and kind not in (Path, tuple) else _Wrong(kind, repr(value))
 
 

@@ -179,6 +179,7 @@ def test_a_single_run_fills_a_folder_and_the_export_says_the_same(
         (["url = 'https://x'", "ca = 'missing.pem'"], "[fhir] ca cannot be used"),
         (["url = 'https://x'", "token_file = 'missing'"], "token_file cannot be used"),
         (["folder = 'missing'"], "[fhir] folder cannot be used"),
+        (["folder = 'watched'"], "outside of the watched one"),
         (["folder = '.'", "patient = 'search'"], "patient_system"),
     ],
 )

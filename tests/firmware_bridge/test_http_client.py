@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from firmware_bridge.errors import ConfigError
-from firmware_bridge.http_client import HttpClient, ServerError, parse_address
+from firmware_bridge.http_client import HttpClient, ServerError, parse_address, read_secret
 
 WAIT_S = 60.0
+
+
+def test_a_secret_is_read_from_a_plain_file_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for odd in (tmp_path / "pipe", tmp_path, Path("/dev/zero"), tmp_path / "none"):
+        with pytest.raises(ConfigError, match="cannot be used"):
+            read_secret(odd, key="password_file")
+    (tmp_path / "secret").write_text("hidden\r\n")
+    (tmp_path / "link").symlink_to("secret")  # as Kubernetes has them
+    assert read_secret(tmp_path / "link", key="password_file") == "hidden"
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def test_a_section_is_given_or_not(tmp_path: Path) -> None:
         ("[agent]\nthreads = 65", "at most 64"),
         ("[intake]\nsettle_s = nan", "finite"),
         ("[intake]\nsettle_s = 'long'", "a number"),
-        ("[mqtt]\nurl = ['a']", "a text"),
+        ("[mqtt]\nurl = ['mqtt://me:hidden@host']", "a text\n  came:     a list"),
+        ("[fhir]\nurl = {password = 'hidden'}", "a text\n  came:     a table"),
         ("[agent\n", "a TOML file"),
     ],
 )
