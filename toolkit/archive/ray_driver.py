@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import deque
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from firmware_bridge.errors import CxrEdgeError
@@ -57,6 +58,9 @@ def serve(pipe: Connection, setup: str, workers: int | None, address: str) -> No
     if not address:
         # Ray listens on all addresses of the machine, and runs the code of whoever may connect.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif _has_token():
+        # `ray start` asks for the token where it finds one; `ray.init` alone does not show it. Others do not mind it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of GPUs that nobody asked for
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
@@ -71,6 +75,12 @@ def serve(pipe: Connection, setup: str, workers: int | None, address: str) -> No
             raise
         except Exception as error:  # Ray raises its own, gRPC's and plain ones when a cluster goes away
             pipe.send(cluster_error(address, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+
+
+def _has_token() -> bool:
+    """Whether Ray would find a token: https://docs.ray.io/en/latest/ray-security/token-auth.html."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or Path("~/.ray/auth_token").expanduser().is_file()
 
 
 def _connected(workers: int | None, address: str) -> Any:

@@ -64,7 +64,7 @@ def test_the_same_scores_to_the_last_bit(archive: Path, out: Path, tmp_path: Pat
 
 def test_many_answers_and_many_tasks_at_once_do_not_wait_for_each_other() -> None:
     """With two actors and names so long that one task, or two answers, fill a pipe."""
-    setup, _ = _prepare(ScoreOptions())
+    setup, _ = _prepare(ScoreOptions(), {})
     names = [f"/{number}" + "/y" * 2000 for number in range(32)]
     items = tuple(Item(name, name) for name in names)
     engine = RayEngine(setup, workers=2, address="")
@@ -110,7 +110,8 @@ def test_a_cluster_that_does_not_answer(archive: Path, out: Path) -> None:
 
 def test_killed_actors_and_a_cluster_that_goes_away(many: Path, out: Path, start: Start, cluster: Node) -> None:
     options = (many, "--out", out, "--engine", "ray", "--commit-every", "0.2", "--ray-address")
-    run = start(*options, f"127.0.0.1:{cluster.port}", **cluster.environment)
+    # The token alone: that it is to be used, the command finds out by itself, as `ray start` does.
+    run = start(*options, f"127.0.0.1:{cluster.port}", RAY_AUTH_TOKEN=cluster.environment["RAY_AUTH_TOKEN"])
 
     def parts(more_than: int) -> bool:
         deadline_s = time.monotonic() + WAIT_S
