@@ -158,6 +158,6 @@ def cluster_error(address: str, came: str) -> ClusterError:
         f"the Ray cluster {address or 'of this machine'} cannot be used",
         expected="a cluster that answers, with the same cxr-edge on each node",
         came=came,
-        do="see `ray status` there, and whether it asks for a token (RAY_AUTH_TOKEN); then give the same command again: what "
-        "is done stands",
+        do="see `ray status` there, and whether it asks for a token (RAY_AUTH_TOKEN); then give the same command "
+        "again: what is done stands",
     )
