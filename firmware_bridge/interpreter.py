@@ -87,27 +87,30 @@ class Interpreter(Protocol):
         """
 
 
-def open_interpreter(model: Path | bytes, *, threads: int = 2, runtime: str = "auto") -> Interpreter:
+def open_interpreter(
+    model: Path | bytes, *, threads: int = 2, runtime: str = "auto", delegate: bool = True
+) -> Interpreter:
     """Load a TFLite file and prepare it to run.
 
     Args:
         model: the file (memory-mapped), or its bytes.
         threads: for the delegate's operators.
         runtime: a key of `RUNTIMES`, or "auto": the first that is installed.
+        delegate: False: by the runtime's own kernels, which are slow, and round otherwise than XNNPACK.
 
     Raises:
         ConfigError: an unknown runtime, or an impossible number of threads.
         MissingExtraError: the runtime is not installed.
         ModelError: the file is no TFLite model, damaged, or not of the form that this project exports.
     """
-    raw, name = load_tflite(model, threads=threads, runtime=runtime)
+    raw, name = load_tflite(model, threads=threads, runtime=runtime, delegate=delegate)
     try:
         return _TfliteInterpreter(raw, name, threads)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         raise _cannot_load(name, error) from error
 
 
-def load_tflite(model: Path | bytes, *, threads: int, runtime: str = "auto") -> tuple[Any, str]:
+def load_tflite(model: Path | bytes, *, threads: int, runtime: str = "auto", delegate: bool = True) -> tuple[Any, str]:
     """A TFLite file of any form, its tensors allocated, and the name of the runtime that holds it.
 
     Raises:
@@ -116,9 +119,13 @@ def load_tflite(model: Path | bytes, *, threads: int, runtime: str = "auto") -> 
     check_threads(threads)
     name, factory = _find_runtime(runtime)
     _check_identifier(model)
-    source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": bytes(model)}
+    options: dict[str, Any] = {"num_threads": threads}
+    options |= {"model_path": str(model)} if isinstance(model, Path) else {"model_content": bytes(model)}
+    if not delegate:
+        kinds = importlib.import_module(RUNTIMES[name]).OpResolverType
+        options["experimental_op_resolver_type"] = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
-        raw = factory(num_threads=threads, **source)
+        raw = factory(**options)
         raw.allocate_tensors()
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         raise _cannot_load(name, error) from error

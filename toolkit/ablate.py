@@ -26,7 +26,7 @@ from toolkit.files import write_atomically
 from toolkit.model_files import from_run
 from toolkit.score_index import NamedIndex
 from toolkit.summary import INSIDE, Json, Options
-from toolkit.summary_text import megabytes, number, with_interval
+from toolkit.summary_text import megabytes, number, seen_warnings, with_interval
 from toolkit.tf import forget_graphs
 from toolkit.train_float import train_float
 from toolkit.train_qat import train_qat
@@ -172,6 +172,7 @@ def _row(name: str, config: TrainConfig, ablation: Ablation, *, run: Path, optio
         "latency_ms": latency_ms(models[shown]),
         "bytes": len(models[shown].content),
         "train_seconds": _train_seconds(run),
+        "warnings": seen_warnings(evaluation),
     }
 
 
@@ -214,7 +215,8 @@ def table(said: Json) -> str:
         cells += [number((row["ece"].get(name) or {}).get("value")) for name in sets]
         cells += [number(row["int8_loss"].get(INSIDE), digits=4, signed=True), f"{row['latency_ms']:.2f}"]
         lines.append("| " + " | ".join([*cells, megabytes(row["bytes"])]) + " |")
-    return "\n".join(lines)
+    warnings = dict.fromkeys(warning for row in said["rows"] for warning in row.get("warnings", ()))
+    return "\n\n".join(["\n".join(lines), *warnings])
 
 
 def _named(row: Json) -> str:

@@ -32,6 +32,7 @@ from toolkit.data.load import stretch_back
 from toolkit.lungs.asset import FILE as LUNGS_FILE
 from toolkit.model_card import add_card
 from toolkit.model_files import from_run
+from toolkit.origins import LEARNED_BEFORE
 from toolkit.under_test import NEGATIVE, POSITIVE, ModelUnderTest
 
 # So many X-rays of the validation split are scored to choose the golden ones from.
@@ -96,7 +97,7 @@ def bundle_from_run(
         files=files,
         golden=[case for model, entry in zip(models, entries, strict=True) for case in _cases(model, entry, images)],
         metrics=_metrics(evaluation, models[0].name),
-        data=_data(index),
+        data={**_data(index), **_before(models[0])},
         sparsity=_sparsity(exported.get(Path(models[0].file).name)),
         tools=_tools(),
         lungs=LungsEntry(_LUNGS, LUNGS_VERSION) if lungs else None,
@@ -194,6 +195,10 @@ def _data(index: Index | None) -> dict[str, Any]:
     if index is None:
         return {}
     return {"index_sha256": index.fingerprint(), "images": len(index), "train": len(index.select(split="train"))}
+
+
+def _before(model: ModelUnderTest) -> dict[str, Any]:
+    return {LEARNED_BEFORE: list(model.learned_before)} if model.learned_before else {}
 
 
 def _tools() -> dict[str, str]:

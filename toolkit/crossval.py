@@ -22,7 +22,7 @@ from toolkit.files import write_atomically
 from toolkit.model_files import from_run
 from toolkit.score_index import NamedIndex
 from toolkit.summary import INSIDE, Json, Options
-from toolkit.summary_text import number, with_interval
+from toolkit.summary_text import number, seen_warnings, with_interval
 from toolkit.tf import forget_graphs
 from toolkit.train_qat import prepare_data, train_qat
 
@@ -170,7 +170,15 @@ def _tested(
         for one in evaluation["sets"]
     }
     gaps = [{k: gap[k] for k in ("inside", "outside", "difference")} for gap in evaluation["gaps"]]
-    return {"row": row, "trained_on": list(trained_on), "cells": cells, "gaps": gaps, "run": run.name}
+    warnings = seen_warnings(evaluation)
+    return {
+        "row": row,
+        "trained_on": list(trained_on),
+        "cells": cells,
+        "gaps": gaps,
+        "warnings": warnings,
+        "run": run.name,
+    }
 
 
 def _written(rows: list[Json], plan: Plan, config: TrainConfig, out: Path) -> Json:
@@ -197,7 +205,8 @@ def matrix(said: Json) -> str:
     for row in said["rows"]:
         cells = [_cell(row["cells"].get(name)) for name in names]
         lines.append(f"| {row['row']} | " + " | ".join(cells) + f" | {_gap(row['gaps'])} |")
-    return "\n".join(lines)
+    warnings = dict.fromkeys(warning for row in said["rows"] for warning in row.get("warnings", ()))
+    return "\n\n".join(["\n".join(lines), *warnings])
 
 
 def _cell(cell: Any) -> str:

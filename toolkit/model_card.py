@@ -19,6 +19,7 @@ from firmware_bridge.manifest import Manifest
 from firmware_bridge.result import NOTICE
 from toolkit.bundle import made_now, write_bundle
 from toolkit.confounding import CONFOUNDING_COLUMNS, confounding_rows
+from toolkit.origins import learned_before
 from toolkit.summary import EVALUATION_KIND, MIN_GROUP_PATIENTS
 from toolkit.summary_text import (
     markdown_table,
@@ -175,6 +176,8 @@ def _facts(manifest: Manifest) -> str:
         rows.append([entry.file, f"{entry.precision}, {size}; threshold {number(fitted.threshold)}{wished}"])
     if "images" in manifest.data:
         rows.append(["index", f"{manifest.data['images']} X-rays, {manifest.data['train']} of them trained on"])
+    if before := learned_before(manifest.data):
+        rows.append(["started from, or was taught by", f"{', '.join(before)}, with X-rays that are not counted here"])
     if "pruned_kernels" in manifest.sparsity:
         rows.append(["zeros in the pruned kernels", percent(manifest.sparsity["pruned_kernels"])])
     return markdown_table(["", ""], rows)

@@ -19,6 +19,7 @@ from toolkit.config import read_config
 from toolkit.data.index import SEEN_SPLITS, Index
 from toolkit.lungs.asset import FILE as LUNGS_FILE
 from toolkit.lungs.asset import read_lungs
+from toolkit.origins import learned_before, read_origins
 from toolkit.under_test import NEGATIVE, PRECISIONS, ModelUnderTest
 
 # In this order: the file that is deployed by default comes first.
@@ -48,6 +49,7 @@ def from_bundle(path: Path) -> list[ModelUnderTest]:
                 wished_sensitivity=entry.calibration.wished_sensitivity,
                 labels=(manifest.label_negative, manifest.label_positive),
                 lungs=bundle.read(manifest.lungs.file) if manifest.lungs else None,
+                learned_before=learned_before(manifest.data),
             )
             for entry in manifest.models
             if entry.kind == TFLITE  # another form of the same network: the figures are the same
@@ -58,7 +60,7 @@ def from_run(folder: Path) -> list[ModelUnderTest]:
     """The deployed models of a training run and, beside them, its post-training int8 baseline.
 
     Raises:
-        IndexFormatError: the run's index cannot be read.
+        IndexFormatError, InputError: the run's index, or what it says of its origins, cannot be read.
         ModelError: no such folder, or the run has no model yet.
     """
     if not folder.is_dir():
@@ -79,8 +81,9 @@ def from_run(folder: Path) -> list[ModelUnderTest]:
         )
     index = folder / "index.csv"
     rows = Index.read(index).rows if index.is_file() else ()
-    seen = frozenset(row.path for row in rows if row.split in SEEN_SPLITS)
-    return [replace(from_file(path), seen=seen) for path in found]
+    origins = read_origins(folder)
+    seen = frozenset(row.path for row in rows if row.split in SEEN_SPLITS) | origins.seen
+    return [replace(from_file(path), seen=seen, learned_before=origins.unknown) for path in found]
 
 
 def from_file(path: Path) -> ModelUnderTest:

@@ -108,13 +108,20 @@ def headline(evaluation: Json) -> str:
 
 
 def seen_warnings(evaluation: Json) -> list[str]:
-    """One for each set that a model has learned from; figures on it promise too much."""
-    return [
-        f"{one['seen']} of the {one['images']} X-rays of '{one['name']}' are from the training or validation split: "
-        "figures on them promise too much. Name the test split: --index NAME=PATH:test."
+    """One for each set that a model has learned from, and one for what nobody here can tell."""
+    known = [
+        f"{one['seen']} of the {one['images']} X-rays of '{one['name']}' are from the training or validation split of "
+        "the run, or of one that it started from or was taught by: figures on them promise too much. Name a test split "
+        "that is the same for all of them: --index NAME=PATH:test."
         for one in evaluation["sets"]
         if one.get("seen")
     ]
+    before = dict.fromkeys(name for model in evaluation["models"] for name in model.get("learned_before", ()))
+    unknown = (
+        f"Training started from {' and '.join(before)}, or was taught by it: which X-rays are behind that is not known "
+        "here. Where some of these are among them, figures on them promise too much."
+    )
+    return [*known, unknown] if before else known
 
 
 def metric_rows(evaluation: Json) -> list[list[str]]:

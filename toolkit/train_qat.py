@@ -22,6 +22,7 @@ from toolkit.earlier_runs import refuse_learned
 from toolkit.extras import require_modules
 from toolkit.files import only_here, write_atomically
 from toolkit.interrupt import remembering_interrupts
+from toolkit.origins import origins_of, write_origins
 from toolkit.preflight import check_resources, check_weights
 from toolkit.progress import waiting
 
@@ -107,8 +108,9 @@ def _train_and_export(index: Index, report: AuditReport, config: TrainConfig, *,
     if len(test):
         named = NamedIndex("inside", folder / "index.csv", "test", test)
         evaluate(from_run(folder), [named], out=folder, workers=config.workers or 1)
+    page = training_report(folder)  # before the bundle, whose ONNX form may be refused
     bundle = bundle_from_run(folder, name=config.name, golden=config.golden, onnx=config.onnx)
-    return Finished(folder=folder, bundle=bundle, report=training_report(folder))
+    return Finished(folder=folder, bundle=bundle, report=page)
 
 
 def begin_run(index: Index, report: AuditReport, config: TrainConfig, *, folder: Path, say: Say) -> TrainingData:
@@ -124,6 +126,10 @@ def begin_run(index: Index, report: AuditReport, config: TrainConfig, *, folder:
 
     claim_run(folder, config)
     index.write(folder / "index.csv")
+    origins = origins_of(config)
+    write_origins(origins, folder)
+    for warning in origins.warnings(row.path for row in index if row.split == "test"):
+        say(warning)
     write_report(report, folder)
     finder = run_finder(folder) if config.lungs else None
     data = read_data(index, config, cache=folder / "cache", finder=finder)

@@ -54,7 +54,8 @@ class ModelUnderTest:
         wished_sensitivity: what the threshold was chosen for.
         labels: (negative, positive), where the source says so.
         lungs: the bytes of the lung network, where the preprocessing cuts to the lungs.
-        seen: the X-rays that it was trained and chosen by, where a run tells them.
+        seen: the X-rays that it, its initial weights and its teachers were trained and chosen by, where runs tell them.
+        learned_before: initial weights and teachers whose X-rays nobody here can tell.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModelUnderTest:
     labels: tuple[str, str] | None = None
     lungs: bytes | None = None
     seen: frozenset[Path] = frozenset()
+    learned_before: tuple[str, ...] = ()
 
     def open(self) -> Opened:
         """Load it, with one thread: evaluation runs X-rays in parallel, not operators.
@@ -124,6 +126,7 @@ class ModelUnderTest:
             "bias": self.bias,
             "threshold": self.threshold,
             "wished_sensitivity": self.wished_sensitivity,
+            "learned_before": list(self.learned_before),
         }
 
 

@@ -66,7 +66,8 @@ def test_one_row_for_each_variant(tmp_path: Path, samples: Path) -> None:
         assert row["latency_ms"] > 0
         assert row["train_seconds"] == 2.5
     lines = (out / "ablation.md").read_text().splitlines()
-    assert len(lines) == 5
+    assert sum(line.startswith("|") for line in lines) == 5
+    assert "of 'elsewhere' are from the training or validation split" in lines[-1]
     assert "mixup (mixup = 0.5)" in lines[3]
     assert lines[0] in result.output
 
