@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,7 +131,7 @@ def _storage_problem(error: Exception, path: Path) -> str | None:
 
 
 @contextmanager
-def only_here(folder: Path, *, do: str = "wait for that run, or choose another --name") -> Iterator[None]:
+def only_here(folder: Path, *, do: str = "wait for that run, or choose another --name") -> Iterator[Callable[[], None]]:
     """Make `folder` and keep every other process out of it until the block ends; a kill frees it as well.
 
     Leftovers of processes that were killed while they wrote are removed.
@@ -139,10 +140,29 @@ def only_here(folder: Path, *, do: str = "wait for that run, or choose another -
         folder: see above.
         do: the advice to whom it is kept out.
 
+    Returns:
+        What looks whether it still is this folder, and raises ResourceError where it was moved, removed or unmounted,
+        or its lock was: then another process may work in it.
+
     Raises:
         ConfigError: another process works in it.
-        ResourceError: it cannot be written.
+        ResourceError: it cannot be written or locked.
     """
+    token = secrets.token_bytes(16)
+
+    def look() -> None:
+        try:
+            came = "" if (folder / ".lock").read_bytes() == token else "its lock is another one"
+        except OSError as error:
+            came = f"its lock: {error.strerror}"
+        if came:
+            raise ResourceError(
+                f"{folder} is not the folder any more that this run began in",
+                expected="that it stays where it is, with its hidden files, until the run is over",
+                came=came,
+                do="bring it back (mounted, under its name), then give the same command again: what is done stands",
+            )
+
     with storing(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
         # Not through a link: whoever may write there must not have a file of somebody else's emptied.
@@ -158,7 +178,17 @@ def only_here(folder: Path, *, do: str = "wait for that run, or choose another -
                 came="its lock is held",
                 do=do,
             ) from error
+        except OSError as error:
+            raise ResourceError(
+                f"{folder} cannot be locked",
+                expected="a folder on a disk or share that can lock files",
+                came=error.strerror or str(error),
+                do="choose a folder on another disk",
+            ) from error
+        with storing(folder / ".lock"):
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), token, 0)
         for left in folder.rglob(".*.part*"):
             if _LEFTOVER.fullmatch(left.name) and not left.is_dir():
                 left.unlink(missing_ok=True)
-        yield
+        yield look

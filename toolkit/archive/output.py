@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ class Output:
     Raises:
         ConfigError: another run works in the folder, or it holds something else.
         InputError: a file of results is damaged.
-        ResourceError: the disk is full, or the folder cannot be written.
+        ResourceError: the disk is full, or the folder cannot be written, or is another one by now.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Output:
         self._numbers = {folder: 0, self.unreadable_folder: 0}
         self._last_s = time.monotonic()
         self._entered = ExitStack()
+        self._look: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Output:
         if self.folder.exists() and not self.folder.is_dir():
@@ -89,7 +90,7 @@ class Output:
                 if not other.name.startswith(".") or other.is_dir():
                     raise _not_ours(self.folder, f"a folder with {printable(other.name)} in it, and no {RUN}")
         with ExitStack() as stack:
-            stack.enter_context(only_here(self.folder, do=_ANOTHER_OUT))
+            self._look = stack.enter_context(only_here(self.folder, do=_ANOTHER_OUT))
             stack.callback(self.seen.close)
             self._same_run()
             self._entered = stack.pop_all()
@@ -189,6 +190,7 @@ class Output:
     def _write(self, folder: Path, rows: Sequence[Row]) -> None:
         import pyarrow.parquet as pq
 
+        self._look()
         self._numbers[folder] += 1
         part = folder / f"part-{self._numbers[folder]:06d}-{secrets.token_hex(4)}.parquet"
         table = table_of(rows, self._constants, self._schemas[folder])

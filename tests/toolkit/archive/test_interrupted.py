@@ -112,6 +112,29 @@ def test_a_second_run_on_the_same_out_is_refused(many: Path, out: Path, start: S
     run.kill()
 
 
+@pytest.mark.parametrize("what", ["moved", "lock removed"])
+def test_a_folder_that_goes_away_ends_the_run_and_nothing_is_twice_or_missing(
+    what: str, many: Path, out: Path, start: Start
+) -> None:
+    """As an unmounted share does: what comes later must not go into another folder of that name."""
+    run = start(many, "--out", out, "--commit-every", "0.2", "--workers", "1")
+    until(lambda: parts(out) or run.poll() is not None, "no part")
+    if what == "moved":
+        out.rename(out.parent / "moved")
+    else:
+        (out / ".lock").unlink()
+    _, told = run.communicate(timeout=WAIT_S)
+    assert run.returncode == 8, told
+    assert "is not the folder any more that this run began in" in told
+    if what == "moved":
+        assert not out.exists()
+        (out.parent / "moved").rename(out)
+    again = start(many, "--out", out)
+    _, told = again.communicate(timeout=WAIT_S)
+    assert again.returncode == 0, told
+    assert_whole(out, many)
+
+
 class Deadly(BaseHTTPRequestHandler):
     """Serves one X-ray; whoever asks for `deadly.jpg` is killed, as the system does when memory runs out."""
 
