@@ -89,7 +89,9 @@ def without_secrets(address: str) -> str:
 
 def what_came(error: BaseException) -> str:
     """What a file system of fsspec raised, on one line; addresses in it without what may be secret."""
-    # fsspec's FileNotFoundError, for whatever a server answers, says the address alone: the cause knows the status.
+    # fsspec's FileNotFoundError, whatever a server answers or that none does, says the address alone: the cause knows.
     status = getattr(error.__cause__, "status", None) or getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
     text = f"status {status}" if status else f"{type(error).__name__}: {error}"
     return " ".join(_ADDRESS.sub(lambda found: without_secrets(found[0]), text).split())
