@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from calibration.bootstrap import Interval, patient_bootstrap
 from calibration.calibrate import CalibrationFit, bins_for, calibrate
 from calibration.golden import MIN_TOLERANCE
 from calibration.held_out import held_out_probabilities
-from calibration.metrics import ece, ece_by_chance
+from calibration.metrics import auroc, ece, ece_by_chance
 from calibration.temperature import calibrated
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.decode import decode
@@ -40,6 +41,7 @@ class Recalibrated:
         ece_after: of the new way of calibrating, each patient's probability from a fit to other patients.
         ece_by_chance: what exactly true probabilities would show on so few X-rays.
         threshold_before: of the bundle.
+        auroc: on these X-rays, with its interval over patients; no calibration changes it.
     """
 
     model: str
@@ -48,6 +50,12 @@ class Recalibrated:
     ece_after: float
     ece_by_chance: float
     threshold_before: float
+    auroc: Interval
+
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether a coin would do as well, as far as so few patients can show."""
+        return not self.auroc.low > 0.5
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest keeps it."""
@@ -57,6 +65,7 @@ class Recalibrated:
             "ece_by_chance": self.ece_by_chance,
             "threshold_before": self.threshold_before,
             **self.fit.to_json(),
+            "auroc_interval": self.auroc.to_json(),
         }
 
 
@@ -149,6 +158,7 @@ def _fitted(entry: ModelEntry, model: ModelUnderTest, scored: ScoredSet, wishes:
         ece_after=ece(positive, held_out, bins=bins),
         ece_by_chance=ece_by_chance(held_out, bins=bins, seed=wishes.seed),
         threshold_before=entry.calibration.threshold,
+        auroc=patient_bootstrap(auroc, positive, logits, patients, seed=wishes.seed),
     )
 
 

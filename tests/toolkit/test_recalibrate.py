@@ -46,6 +46,7 @@ def test_the_new_bundle_is_calibrated_and_the_model_is_the_same(bundle: Path, sa
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert "64 X-rays" in result.output
     assert "luck alone" in result.output
+    assert "AUROC" in result.output
     with open_bundle(bundle) as before, open_bundle(out) as after:
         name = before.manifest.models[0].file
         assert before.read(name) == after.read(name)
@@ -59,6 +60,17 @@ def test_the_new_bundle_is_calibrated_and_the_model_is_the_same(bundle: Path, sa
     assert 0.0 < told["ece_by_chance"] < 0.3
     assert new.calibration.bias != old.calibration.bias
     assert new.calibration.wished_sensitivity == 0.95
+
+
+def test_a_model_that_tells_nothing_is_said_to(bundle: Path, samples: Path, tmp_path: Path) -> None:
+    index = Index.read(samples / "index.csv")
+    labels = [row.label for row in index.rows]
+    turned = [replace(row, label=label) for row, label in zip(index.rows, [*labels[1::2], *labels[::2]], strict=True)]
+    index.with_rows(turned).write(tmp_path / "mixed.csv")
+    arguments = [str(bundle), "--index", f"site={tmp_path / 'mixed.csv'}", "--out", str(tmp_path / "site.cxr")]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "a coin may tell sick from well" in result.stderr
 
 
 def test_a_lower_temperature_lets_devices_differ_as_much_more(bundle: Path, samples: Path, tmp_path: Path) -> None:

@@ -66,4 +66,15 @@ def command(
             f"temperature {one.fit.temperature:.3f}, bias {one.fit.bias:+.3f}, "
             f"threshold {one.threshold_before:.3f} before, {one.fit.choice.threshold:.3f} now"
         )
+        click.echo(
+            f"  AUROC {one.auroc.value:.3f} ({one.auroc.low:.3f} to {one.auroc.high:.3f}), as before; "
+            f"at the threshold now sensitivity {one.fit.choice.sensitivity.value:.3f}, "
+            f"specificity {one.fit.choice.specificity.value:.3f}, on the X-rays of the fit"
+        )
+        if one.tells_nothing:
+            click.echo(
+                "  warning: on these X-rays a coin may tell sick from well as the model does. Its probabilities are "
+                "honest now, and say next to nothing: do not deploy it here",
+                err=True,
+            )
     click.echo(f"{out}, unsigned. {NOTICE}")
