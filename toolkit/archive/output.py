@@ -8,6 +8,7 @@ results.parquet/_run.json                   of which source and bundle; the same
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 UNREADABLE = "_unreadable.parquet"
 RUN = "_run.json"
 PART_ROWS = 50_000
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:/")  # a Path has one slash of "://" left
 _ANOTHER_OUT = "wait for that run, or give another --out"
 
 
@@ -82,6 +84,13 @@ class Output:
         self._look: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Output:
+        if _ADDRESS.match(str(self.folder)):
+            raise ConfigError(
+                "results cannot be written to an address",
+                expected="a folder on a disk or share of this machine",
+                came=f"--out {self.folder}",
+                do="name a folder here, and copy it there afterwards (a folder with a colon: its whole path)",
+            )
         if self.folder.exists() and not self.folder.is_dir():
             raise _not_ours(self.folder, "a file")
         if self.folder.is_dir() and not (self.folder / RUN).exists():
@@ -195,7 +204,8 @@ class Output:
         part = folder / f"part-{self._numbers[folder]:06d}-{secrets.token_hex(4)}.parquet"
         table = table_of(rows, self._constants, self._schemas[folder])
         with replacing(part) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            # Absolute: Arrow takes a relative name with a colon for an address.
+            pq.write_table(table, temporary.absolute(), compression="zstd")
         with storing(part):
             sync_folder(folder)
 
@@ -205,7 +215,7 @@ def _paths(part: Path) -> Iterator[list[str]]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(part) as file:
+        with pq.ParquetFile(part.absolute()) as file:
             if "path" not in file.schema_arrow.names or file.schema_arrow.field("path").type != pa.string():
                 raise _damaged(part, "no column of paths")
             for batch in file.iter_batches(columns=["path"]):

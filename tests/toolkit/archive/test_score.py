@@ -33,7 +33,7 @@ from firmware_bridge.result import NOTICE, result_id
 from firmware_bridge.shipped import shipped_bundle
 from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadable_of
 from toolkit.archive.names import as_text, is_xray_name, without_secrets
-from toolkit.archive.run import ScoreSummary
+from toolkit.archive.run import ScoreOptions, ScoreSummary, score_archive
 from toolkit.archive.source import SourceOptions
 from toolkit.cli.main import run
 
@@ -552,6 +552,18 @@ def test_both_tables_are_there_and_the_command_says_what_was_unreadable(archive:
     told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert "unreadable: 1 x this is not an image, for example notes.jpg: 1 bytes" in told[0]
     assert f"{done.scored + done.refused + 1} were done before, 1 of them unreadable" in told[1]
+
+
+def test_an_out_with_a_colon_is_a_folder_and_an_address_is_refused(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ScoreOptions(workers=0)
+    done = score_archive(str(archive), Path("run 12:00.parquet"), options)
+    assert score_archive(str(archive), Path("run 12:00.parquet"), options).before == done.scored + done.refused
+    with pytest.raises(ConfigError, match="an address"):
+        score_archive(str(archive), Path("s3://bucket/results"), options)
+    assert not Path("s3:").exists()
 
 
 def test_names() -> None:
