@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from calibration.temperature import sigmoid
 from firmware_bridge.errors import ConfigError
+from firmware_bridge.shipped import bundle_path
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import identity
 from toolkit.files import replacing
@@ -38,7 +39,7 @@ def read_teachers(paths: str) -> list[ModelUnderTest]:
         BundleError, ModelError: one of them cannot be read.
         ConfigError: none is named.
     """
-    named = [Path(part).expanduser() for part in paths.split(os.pathsep) if part]
+    named = [bundle_path(Path(part).expanduser()) for part in paths.split(os.pathsep) if part]
     if not named:
         raise ConfigError(
             "no teacher is named",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.errors import InputError
+from firmware_bridge.shipped import bundle_path
 from toolkit.config import TrainConfig
 from toolkit.data.index import SEEN_SPLITS, Index
 from toolkit.files import write_atomically
@@ -111,7 +112,7 @@ def _of_teacher(path: Path) -> Origins:
         return _of_run(path) or _unknown(path)
     if path.suffix == ".tflite":
         return _of_run(path.resolve().parent.parent) or _unknown(path)  # RUN/models/model.float.tflite
-    with open_bundle(path) as bundle:
+    with open_bundle(bundle_path(path)) as bundle:
         return _unknown(path) | Origins(unknown=learned_before(bundle.manifest.data))
 
 

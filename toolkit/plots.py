@@ -195,7 +195,8 @@ def interval_plot(ranges: Sequence[Range], *, x: str, chance: float, key: str) -
             colour = COLOURS[one.kind % len(COLOURS)]
             if one.low is not None and one.high is not None:
                 axes.plot([one.low, one.high], [i, i], color=colour, linewidth=2.4, solid_capstyle="butt")
-            axes.plot([one.value], [i], color=colour, marker=MARKERS[one.kind % len(MARKERS)], markersize=7)
+            marker = MARKERS[one.kind % len(MARKERS)]
+            axes.plot([one.value], [i], color=colour, marker=marker, markersize=7, clip_on=False)  # 1.0 is on the edge
             axes.text(1.015, i, f"{one.value:.3f}", va="center", fontsize=9)
         axes.set(xlim=(0, 1), ylim=(len(ranges) - 0.4, -0.7), xlabel=x)
         axes.set_yticks(range(len(ranges)), [_shown(one.name) for one in ranges])

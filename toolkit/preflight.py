@@ -10,7 +10,7 @@ from firmware_bridge.shipped import PREFIX
 from toolkit.backbones.kinds import DENSENET121, EFFICIENTNET_B0, EFFICIENTNET_LITE0, HYBRID
 from toolkit.imagenet_lite0 import weights_file
 from toolkit.memory import available_bytes
-from toolkit.shipped_weights import shipped_weights, shipped_weights_names
+from toolkit.shipped_weights import graph_of, shipped_weights, shipped_weights_names
 
 # Checkpoints of B0 with Adam's moments (48 MB) in three phases, model files, cache and report.
 _RUN_BYTES = 600_000_000
@@ -45,7 +45,7 @@ def check_weights(weights: str, *, backbone: str) -> None:
     """Find out whether `weights` ("none", "imagenet" or a file) can be had for `backbone`, as far as that is cheap.
 
     Raises:
-        ConfigError: no such file, or no ImageNet weights for this backbone.
+        ConfigError: no such file, or none for this backbone.
         MissingExtraError: the package with Lite0's ImageNet weights is not installed.
     """
     if weights == "imagenet" and backbone not in _IMAGENET:
@@ -57,7 +57,15 @@ def check_weights(weights: str, *, backbone: str) -> None:
         )
     if weights == "imagenet" and backbone == EFFICIENTNET_LITE0.name:
         weights_file()
-    if weights in ("none", "imagenet") or shipped_weights(weights) is not None:
+    shipped = shipped_weights(weights)
+    if shipped is not None and graph_of(shipped) != backbone:
+        raise ConfigError(
+            f"{weights} belongs to another backbone",
+            expected=f"--backbone {graph_of(shipped)}",
+            came=backbone,
+            do=f"add --backbone {graph_of(shipped)}, or start from --weights none",
+        )
+    if weights in ("none", "imagenet") or shipped is not None:
         return
     if not Path(weights).expanduser().is_file():
         raise ConfigError(

@@ -20,8 +20,10 @@ from calibration.metrics import auroc, ece, ece_by_chance
 from calibration.temperature import calibrated
 from firmware_bridge.bundle import open_bundle
 from firmware_bridge.decode import decode
+from firmware_bridge.errors import AuditError
 from firmware_bridge.manifest import TFLITE, CalibrationEntry, GoldenEntry, Manifest, ModelEntry
 from toolkit.bundle import made_now, write_bundle
+from toolkit.data.index import Index
 from toolkit.extras import require_modules
 from toolkit.model_card import CARD, outdated_card
 from toolkit.model_files import from_bundle
@@ -95,6 +97,7 @@ def recalibrate(
         workers: threads that score.
 
     Raises:
+        AuditError: the bundle's model was trained on some of these X-rays.
         BundleError: the bundle is damaged.
         MissingExtraError: it holds ONNX, and what makes that anew is not installed.
         InputError: the X-rays do not show both classes, or too few patients.
@@ -104,6 +107,7 @@ def recalibrate(
         plain = [entry for entry in manifest.models if entry.kind == TFLITE]
         other_forms = {entry.file for entry in manifest.models if entry.kind != TFLITE}
         files: dict[str, bytes | Path] = {f: opened.read(f) for f in manifest.files if f not in other_forms}
+    _refuse_learned(manifest, xrays)
     if other_forms:
         require_modules("tf2onnx", "onnx", "onnxruntime", extra="onnx")
     models = from_bundle(bundle)
@@ -126,6 +130,22 @@ def recalibrate(
 
         add_onnx(out)
     return done
+
+
+def _refuse_learned(manifest: Manifest, xrays: NamedIndex) -> None:
+    """A model is surer of what it was trained on than it ever will be of others: no threshold can come from there."""
+    learned = sum(row.split == "train" for row in xrays.index)
+    if not learned or not xrays.path.is_file():
+        return
+    whole = Index.read(xrays.path)
+    facts = {"index_sha256": whole.fingerprint(), "train": len(whole.select(split="train"))}
+    if facts == {key: manifest.data.get(key) for key in facts}:
+        raise AuditError(
+            f"bundle '{manifest.name}' was trained on X-rays of '{xrays.name}'",
+            expected="X-rays of patients that it never saw",
+            came=f"{learned} of the training split of the index that it was made from",
+            do="give X-rays of your site; of that index, only its test split is left (NAME=PATH:test)",
+        )
 
 
 @dataclass(frozen=True, slots=True)

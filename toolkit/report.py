@@ -119,7 +119,8 @@ def _history_blocks(history: Json) -> list[Block]:
     figures = [
         Figure(
             learning_curves(phases, keys=("loss", "val_loss"), title="loss", key="loss"),
-            "Loss, training and validation; training sees augmented X-rays and smoothed labels",
+            "Loss, training and validation; training sees augmented X-rays and smoothed labels. In pruning and QAT its "
+            "loss also has the distance from the float model: it cannot be compared between phases",
             f"Loss over the epochs, at the end {number(last.get('loss'))}, validation {number(last.get('val_loss'))}",
         ),
         Figure(
@@ -161,6 +162,7 @@ def _calibration_blocks(calibration: Json) -> list[Block]:
             [
                 name,
                 number(fit["temperature"]),
+                number(fit.get("bias", 0.0), signed=True),
                 Cell(number(fit.get("threshold")), f"{number(low_high[0])} to {number(low_high[1])}"),
                 interval_cell(fit.get("sensitivity")),
                 interval_cell(fit.get("specificity")),
@@ -171,7 +173,7 @@ def _calibration_blocks(calibration: Json) -> list[Block]:
         return []
     fitted = ((name, fit) for name, fit in models.items() if isinstance(fit, dict))
     warnings = [temperature_warning(name, fit.get("temperature")) for name, fit in fitted]
-    columns = ["Model", "Temperature", "Threshold", "Sensitivity", "Specificity", "ECE", "Brier"]
+    columns = ["Model", "Temperature", "Bias", "Threshold", "Sensitivity", "Specificity", "ECE", "Brier"]
     return [
         Text(
             "Fitted on the validation outputs of each file itself: quantization moves the logits, so int8 gets its own "

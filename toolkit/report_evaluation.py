@@ -250,11 +250,12 @@ def _scored_blocks(evaluation: Json) -> list[Block]:
             Cell(model["logit_from"], f"SHA-256 {model['sha256'][:12]}…"),
             megabytes(model["bytes"]),
             number(model["temperature"]),
+            number(model.get("bias", 0.0), signed=True),
             number(model["threshold"]),
         ]
         for model in evaluation["models"]
     ]
-    columns = ["Model", "Runtime, delegate", "Logit from", "Size", "Temperature", "Threshold"]
+    columns = ["Model", "Runtime, delegate", "Logit from", "Size", "Temperature", "Bias", "Threshold"]
     blocks.append(Table("Models, the files themselves", columns, model_rows, text_columns=3))
     warnings = (temperature_warning(model["name"], model["temperature"]) for model in evaluation["models"])
     blocks += [Note(warning, "warn") for warning in warnings if warning]

@@ -58,6 +58,7 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
 
     Raises:
         AuditError: the splits leak and `config.allow_leaks` is off.
+        BundleError: a teacher cannot be opened.
         ConfigError: the run's folder belongs to another configuration or other data, another process is in it, or
             the variant is not for a device.
         ExportGateError: int8 lost too much.
@@ -70,6 +71,7 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
     require_positive(given, config)
     check_weights(config.weights, backbone=config.backbone)
     require_deployable(config)
+    origins_of(config)  # a teacher that is not there is told now, not after TensorFlow's start
     if config.onnx:
         require_modules("tf2onnx", "onnx", "onnxruntime", extra="onnx")
     with only_here(folder), remembering_interrupts():

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.errors import InputError
-from firmware_bridge.shipped import shipped_bundle
 from toolkit.bundle_folder import bundle_from_run
 from toolkit.config import TrainConfig
 from toolkit.data.index import Index
@@ -44,10 +43,10 @@ def test_runs_tell_their_xrays_and_those_that_they_came_from(run: Path, tmp_path
 def test_what_cannot_tell_is_named_without_its_whole_path(run: Path, tmp_path: Path) -> None:
     write_origins(Origins(unknown=("older.cxr",)), run)
     taught_before = bundle_from_run(run, tmp_path / "teachers" / "one.cxr", golden=0)
-    teachers = os.pathsep.join([str(taught_before), str(shipped_bundle("kermany"))])
+    teachers = os.pathsep.join([str(taught_before), SHIPPED])
     weights = tmp_path / "somewhere" / "some.h5"
     found = origins_of(replace(CONFIG, weights=str(weights), teacher=teachers))
-    assert found == Origins(unknown=("somewhere/some.h5", "teachers/one.cxr", "older.cxr", "models/kermany.cxr"))
+    assert found == Origins(unknown=("somewhere/some.h5", "teachers/one.cxr", "older.cxr", SHIPPED))
 
 
 def test_evaluation_and_card_say_so(run: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.errors import InputError
+from firmware_bridge.errors import AuditError, InputError
 from firmware_bridge.golden import require_golden
 from firmware_bridge.manifest import ONNX
 from toolkit.bundle import write_bundle
@@ -20,6 +20,7 @@ from toolkit.bundle_folder import bundle_from_run
 from toolkit.bundle_onnx import add_onnx
 from toolkit.cli.recalibrate import command
 from toolkit.data.index import Index
+from toolkit.evaluate import parse_named_index
 from toolkit.recalibrate import recalibrate
 from toolkit.score_index import NamedIndex
 
@@ -108,3 +109,15 @@ def test_one_class_only_is_refused(bundle: Path, samples: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="only one class"):
         recalibrate(bundle, NamedIndex("site", tmp_path, "", sick), out=tmp_path / "site.cxr")
     assert not (tmp_path / "site.cxr").exists()
+
+
+def test_xrays_that_the_model_was_trained_on_fit_nothing(run: Path, tmp_path: Path) -> None:
+    index = Index.read(run / "index.csv")
+    index.with_rows(replace(row, split="train" if i % 2 else "test") for i, row in enumerate(index)).write(
+        run / "index.csv"
+    )
+    bundle = bundle_from_run(run, tmp_path / "a.cxr", golden=0)
+    with pytest.raises(AuditError, match=r"(?s)was trained on X-rays of 'site'.*32 of the training split"):
+        recalibrate(bundle, parse_named_index(f"site={run / 'index.csv'}"), out=tmp_path / "b.cxr")
+    assert not (tmp_path / "b.cxr").exists()
+    assert recalibrate(bundle, parse_named_index(f"site={run / 'index.csv'}:test"), out=tmp_path / "b.cxr")

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firmware_bridge.errors import AuditError, ConfigError, CxrEdgeError, InputError, ModelError, ResourceError
+from firmware_bridge.errors import (
+    AuditError,
+    BundleError,
+    ConfigError,
+    CxrEdgeError,
+    InputError,
+    ModelError,
+    ResourceError,
+)
 from firmware_bridge.preprocess import Preprocessing
 from toolkit import preflight
 from toolkit.cli.main import run as cxr_edge
@@ -135,6 +143,14 @@ def test_weights_that_are_not_there_are_missed_early(samples: Path, tmp_path: Pa
     config = replace(CONFIG, weights=str(tmp_path / "none.weights.h5"))
     with pytest.raises(ConfigError, match="is not there"):
         train_qat(samples / "index.csv", config, out=tmp_path, say=_silent)
+
+
+def test_shipped_weights_of_another_backbone_and_missing_teachers_are_told_early(samples: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)another backbone.*--backbone efficientnet-lite0"):
+        train_qat(samples / "index.csv", replace(CONFIG, weights="cxr-edge/kermany"), out=tmp_path, say=_silent)
+    with pytest.raises(BundleError, match="nowhere"):
+        train_qat(samples / "index.csv", replace(CONFIG, teacher="nowhere"), out=tmp_path, say=_silent)
+    assert not (tmp_path / "t").exists()
 
 
 def test_too_little_memory(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

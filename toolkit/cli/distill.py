@@ -20,8 +20,8 @@ from toolkit.config import read_config
     "teachers",
     multiple=True,
     required=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="A training run, a bundle or a .tflite file; of several the mean teaches. Repeatable.",
+    type=click.Path(path_type=Path),
+    help="A training run, a bundle (or cxr-edge/NAME) or a .tflite file; of several the mean teaches. Repeatable.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; options and environment override it.")
 @click.option("--out", type=click.Path(path_type=Path), default="runs", show_default=True, help="Folder of runs.")
