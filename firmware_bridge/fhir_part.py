@@ -70,7 +70,7 @@ class FhirPart:
     def _check(self) -> None:
         folder = self._settings.folder
         if folder is not None and not folder.is_dir():
-            raise _wrong("folder", "a folder that is there", "none")
+            raise _wrong("folder", "a folder that is there", "none", do="make it, or mend the config file")
         if folder is not None and folder.resolve().is_relative_to(self._context.watch.resolve()):
             # Each report would be taken for an X-ray, refused, and reported.
             raise _wrong("folder", "a folder outside of the watched one", "one in it")
@@ -205,5 +205,5 @@ def read_fhir_origin(data: bytes, settings: FhirSettings) -> FhirOrigin:
     return FhirOrigin(**told, patient_system=settings.patient_system, search=settings.patient == "search")
 
 
-def _wrong(key: str, expected: str, came: str) -> CxrEdgeError:
-    return ConfigError(f"[fhir] {key} cannot be used", expected=expected, came=came, do="mend the config file")
+def _wrong(key: str, expected: str, came: str, *, do: str = "mend the config file") -> CxrEdgeError:
+    return ConfigError(f"[fhir] {key} cannot be used", expected=expected, came=came, do=do)
