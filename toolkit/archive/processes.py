@@ -19,6 +19,7 @@ from toolkit.archive.work import Setup, Worker
 from toolkit.quiet import quiet
 
 _CLOSE_S = 5.0
+_NO_MEMORY = 77  # a worker's exit code
 
 
 @dataclass(slots=True)
@@ -101,7 +102,9 @@ class Processes:
             place.process.join()
         code = place.process.exitcode
         how = f"the worker ended with exit code {code}"
-        if code is not None and code < 0:
+        if code == _NO_MEMORY:
+            how = "the worker ran out of memory"
+        elif code is not None and code < 0:
             out_of_memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
             how = f"the worker was ended by signal {-code}{out_of_memory}"
         if not place.ready:
@@ -185,3 +188,5 @@ def _serve(pipe: Connection, setup: str) -> None:
         return  # the run is over
     except CxrEdgeError as error:
         pipe.send(error)
+    except MemoryError:
+        os._exit(_NO_MEMORY)  # at once: whatever else is done takes memory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,7 +123,7 @@ class Worker:
         start_s = time.perf_counter()
         try:
             decoded = decode(data, min_side_px=self._scorer.preprocessing.decode_min_side_px)
-        except ImageError:
+        except (ImageError, MemoryError):  # the latter is not the X-ray's fault: the worker ends, and it is tried again
             raise
         except Exception as error:  # a decoder's bug must not end a run of days
             if not self._told:  # once: where the installation is at fault, it is every X-ray
@@ -145,10 +145,11 @@ def unreadable(item: Item, error: ImageError, *, sha256: str | None = None) -> S
 
 
 def _scorer(setup: Setup) -> Scorer:
-    with tempfile.NamedTemporaryFile(suffix=".cxr") as file:
+    # In memory: a disk of temporary files that is full must not end workers.
+    with os.fdopen(os.memfd_create("cxr-edge-bundle"), "wb") as file:
         file.write(setup.bundle)
         file.flush()
-        with open_bundle(Path(file.name)) as bundle:
+        with open_bundle(Path(f"/proc/self/fd/{file.fileno()}")) as bundle:
             if bundle.id != setup.bundle_id:
                 raise BundleError(
                     "a worker has another bundle",
