@@ -30,7 +30,7 @@ from toolkit.bundle import build_bundle
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
 from toolkit.lungs.asset import FILE as LUNGS_FILE
-from toolkit.model_card import add_card
+from toolkit.model_card import add_card, same_calibration
 from toolkit.model_files import from_run
 from toolkit.origins import LEARNED_BEFORE
 from toolkit.under_test import NEGATIVE, POSITIVE, ModelUnderTest
@@ -112,11 +112,12 @@ def bundle_from_run(
 
 
 def _of_these_files(evaluation: dict[str, Any], models: Sequence[ModelUnderTest]) -> dict[str, Any]:
-    """The evaluation; empty where it is of files that were since exported anew."""
-    now = {hashlib.sha256(model.content).hexdigest() for model in models}
+    """The evaluation; empty where it is of files that were since exported or calibrated anew."""
+    now = {hashlib.sha256(model.content).hexdigest(): model for model in models}
     told = evaluation.get("models")
-    known = (one.get("sha256") for one in told if isinstance(one, dict)) if isinstance(told, list) else ()
-    return evaluation if now.intersection(known) else {}
+    known = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    fresh = (one for one in known if one.get("sha256") in now and same_calibration(one, now[one["sha256"]]))
+    return evaluation if any(fresh) else {}
 
 
 _TOLD = {"file", "zero_share_pruned", "zero_share_total"}

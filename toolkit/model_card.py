@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from firmware_bridge.bundle import Bundle, open_bundle
 from firmware_bridge.errors import BundleError, ConfigError, ResourceError
-from firmware_bridge.manifest import Manifest
+from firmware_bridge.manifest import CalibrationEntry, Manifest
 from firmware_bridge.result import NOTICE
 from toolkit.bundle import made_now, write_bundle
 from toolkit.confounding import CONFOUNDING_COLUMNS, confounding_rows
@@ -34,6 +35,7 @@ from toolkit.summary_text import (
     with_interval,
     words,
 )
+from toolkit.under_test import ModelUnderTest
 
 Json = Mapping[str, Any]
 CARD = "MODEL_CARD.md"
@@ -151,16 +153,26 @@ def outdated_card(card: str, *, name: str, sets: str) -> str:
 
 def _own_figures(bundle: Bundle, evaluation: Json) -> Json:
     """The evaluation without models that are not in the bundle: a run's has its float file too."""
-    own = {hashlib.sha256(bundle.read(entry.file)).hexdigest() for entry in bundle.manifest.models}
-    models = [model for model in evaluation.get("models", ()) if model["sha256"] in own]
+    own = {hashlib.sha256(bundle.read(entry.file)).hexdigest(): entry.calibration for entry in bundle.manifest.models}
+    same = [model for model in evaluation.get("models", ()) if model["sha256"] in own]
+    models = [model for model in same if same_calibration(model, own[model["sha256"]])]
     if evaluation and not models:
+        came = ", ".join(model["file"] for model in evaluation["models"]) or "no model"
         raise BundleError(
             f"these are no figures of bundle '{bundle.manifest.name}'",
-            expected="an evaluation of one of its own model files",
-            came=", ".join(model["file"] for model in evaluation["models"]) or "no model",
+            expected="an evaluation of one of its own model files, at its own temperature, bias and threshold",
+            came=came + (", at others" if same else ""),
             do="evaluate the bundle itself: cxr-edge evaluate --bundle BUNDLE --index ...",
         )
     return {**evaluation, "models": models}
+
+
+def same_calibration(model: Json, own: CalibrationEntry | ModelUnderTest) -> bool:
+    """Whether a model of an evaluation decided as `own` does; else its figures are those of another bundle."""
+    pairs = [
+        (model[key] or 0.0, getattr(own, key) or 0.0) for key in ("temperature", "bias", "threshold") if key in model
+    ]
+    return all(isinstance(told, float | int) and math.isclose(told, value, rel_tol=1e-6) for told, value in pairs)
 
 
 def _facts(manifest: Manifest) -> str:

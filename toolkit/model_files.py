@@ -50,6 +50,7 @@ def from_bundle(path: Path) -> list[ModelUnderTest]:
                 labels=(manifest.label_negative, manifest.label_positive),
                 lungs=bundle.read(manifest.lungs.file) if manifest.lungs else None,
                 learned_before=learned_before(manifest.data),
+                fitted_to=_fitted_to(manifest.data),
             )
             for entry in manifest.models
             if entry.kind == TFLITE  # another form of the same network: the figures are the same
@@ -130,6 +131,12 @@ def from_file(path: Path) -> ModelUnderTest:
         labels=(NEGATIVE, settings.positive) if settings else None,
         lungs=read_lungs(path.with_name(LUNGS_FILE)) if preprocessing.needs_lungs else None,
     )
+
+
+def _fitted_to(data: Mapping[str, Any]) -> str:
+    """The fingerprint that `recalibrate` leaves in a manifest's `data`, which may hold anything."""
+    site = data.get("recalibrated_on")
+    return str(site.get("index_sha256", "")) if isinstance(site, Mapping) else ""
 
 
 def _calibration_of(path: Path, precision: str) -> Mapping[str, float]:

@@ -15,7 +15,16 @@ from toolkit.plots import learning_curves
 from toolkit.report_evaluation import evaluation_sections, interval_cell
 from toolkit.report_export import export_blocks
 from toolkit.report_page import Block, Cell, Code, Facts, Figure, Figures, Note, Row, Section, Table, Text, render
-from toolkit.summary_text import headline, megabytes, number, percent, shortcut_interval, temperature_warning, words
+from toolkit.summary_text import (
+    NOTHING,
+    headline,
+    megabytes,
+    number,
+    percent,
+    shortcut_interval,
+    temperature_warning,
+    words,
+)
 
 Json = Mapping[str, Any]
 
@@ -90,13 +99,18 @@ def _summary_blocks(parts: Json) -> list[Block]:
     models = (parts["export"] or {}).get("models", [])
     if models:
         first = models[0]
-        zeros = first.get("zero_share_pruned")
+        float_alone = first["precision"] == "float"  # of `cxr-edge train`: nothing is pruned, no device runs it
+        zeros = NOTHING if float_alone else percent(first.get("zero_share_pruned"))
         blocks.append(
             Facts(
                 [
-                    ("Deployed file", megabytes(first["bytes"]), f"{megabytes(first['gzip_bytes'])} gzip"),
+                    (
+                        "Float file, for no device" if float_alone else "Deployed file",
+                        megabytes(first["bytes"]),
+                        f"{megabytes(first['gzip_bytes'])} gzip",
+                    ),
                     ("AUROC on validation", number(first.get("auroc_validation")), str(first["file"])),
-                    ("Zeros in pruned kernels", percent(zeros), "counted in the file"),
+                    ("Zeros in pruned kernels", zeros, "not pruned" if float_alone else "counted in the file"),
                     ("Float operators", str(first["float_operators"]), f"{first['partitions']} delegate partition(s)"),
                 ]
             )

@@ -116,6 +116,13 @@ def seen_warnings(evaluation: Json) -> list[str]:
         for one in evaluation["sets"]
         if one.get("seen")
     ]
+    known += [
+        f"Calibration and threshold of {model['name']} were fitted to the X-rays of '{one['name']}': sensitivity, "
+        "specificity, ECE and Brier flatter it there."
+        for one in evaluation["sets"]
+        for model in evaluation["models"]
+        if model.get("fitted_to") and model["fitted_to"] == one.get("fingerprint")
+    ]
     before = dict.fromkeys(name for model in evaluation["models"] for name in model.get("learned_before", ()))
     unknown = (
         f"Training started from {' and '.join(before)}, or was taught by it: which X-rays are behind that is not known "

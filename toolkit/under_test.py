@@ -55,6 +55,7 @@ class ModelUnderTest:
         labels: (negative, positive), where the source says so.
         lungs: the bytes of the lung network, where the preprocessing cuts to the lungs.
         seen: the X-rays that it, its initial weights and its teachers were trained and chosen by, where runs tell them.
+        fitted_to: fingerprint of the index that `recalibrate` fitted it to; "" where it did not.
         learned_before: initial weights and teachers whose X-rays nobody here can tell.
     """
 
@@ -72,6 +73,7 @@ class ModelUnderTest:
     lungs: bytes | None = None
     seen: frozenset[Path] = frozenset()
     learned_before: tuple[str, ...] = ()
+    fitted_to: str = ""
 
     def open(self) -> Opened:
         """Load it, with one thread: evaluation runs X-rays in parallel, not operators.
@@ -127,6 +129,7 @@ class ModelUnderTest:
             "threshold": self.threshold,
             "wished_sensitivity": self.wished_sensitivity,
             "learned_before": list(self.learned_before),
+            "fitted_to": self.fitted_to,
         }
 
 

@@ -63,6 +63,9 @@ def test_figures_of_another_file_are_refused(evaluated: Path) -> None:
     with pytest.raises(BundleError, match="no figures of bundle") as told:
         add_card(bundle, evaluation={**evaluation, "models": [other]})
     assert "other.tflite" in str(told.value)
+    # The same file with another threshold, as `recalibrate` makes it, decides otherwise.
+    with pytest.raises(BundleError, match=r"(?s)its own temperature, bias and threshold.*at others"):
+        add_card(bundle, evaluation={**evaluation, "models": [{**evaluation["models"][0], "threshold": 0.123}]})
     assert bundle.read_bytes() == before
 
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.errors import AuditError, InputError
+from firmware_bridge.errors import AuditError, BundleError, InputError
 from firmware_bridge.golden import require_golden
 from firmware_bridge.manifest import ONNX
 from toolkit.bundle import write_bundle
@@ -20,9 +20,14 @@ from toolkit.bundle_folder import bundle_from_run
 from toolkit.bundle_onnx import add_onnx
 from toolkit.cli.recalibrate import command
 from toolkit.data.index import Index
-from toolkit.evaluate import parse_named_index
+from toolkit.evaluate import evaluate, parse_named_index
+from toolkit.model_card import add_card
+from toolkit.model_files import from_bundle
 from toolkit.recalibrate import recalibrate
 from toolkit.score_index import NamedIndex
+from toolkit.summary import Options
+from toolkit.summary_text import seen_warnings
+from toolkit.under_test import with_unique_names
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -121,3 +126,14 @@ def test_xrays_that_the_model_was_trained_on_fit_nothing(run: Path, tmp_path: Pa
         recalibrate(bundle, parse_named_index(f"site={run / 'index.csv'}"), out=tmp_path / "b.cxr")
     assert not (tmp_path / "b.cxr").exists()
     assert recalibrate(bundle, parse_named_index(f"site={run / 'index.csv'}:test"), out=tmp_path / "b.cxr")
+
+
+def test_an_evaluation_says_where_a_fit_flatters(bundle: Path, samples: Path, tmp_path: Path) -> None:
+    site, out = parse_named_index(f"site={samples / 'index.csv'}"), tmp_path / "site.cxr"
+    recalibrate(bundle, site, out=out)
+    models = with_unique_names([*from_bundle(bundle), *from_bundle(out)])
+    other = parse_named_index(f"other={samples / 'index.csv'}:test")
+    found = evaluate(models, [site, other], out=tmp_path / "evaluation", options=Options(resamples=20))
+    assert [said.partition(" were ")[0] for said in seen_warnings(found)] == ["Calibration and threshold of int8-2"]
+    with pytest.raises(BundleError, match="at others"):
+        add_card(out, evaluation={**found, "models": found["models"][:1]})

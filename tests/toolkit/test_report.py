@@ -240,6 +240,15 @@ def test_an_export_without_an_evaluation_says_what_is_not_known(run_dir: Path) -
     assert "nothing is known about other hospitals" in html
 
 
+def test_a_float_file_alone_is_not_called_deployed(run_dir: Path) -> None:
+    export = _export()
+    export["models"] = [{**export["models"][1], "file": "model.float.tflite", "precision": "float"}]
+    (run_dir / "export.json").write_text(json.dumps(export), encoding="utf-8")
+    page = training_report(run_dir).read_text(encoding="utf-8")
+    assert "for no device" in page
+    assert "Deployed file" not in page
+
+
 def test_made_again_replaces_the_old_one(run_dir: Path) -> None:
     training_report(run_dir)
     (run_dir / "agent.json").unlink()
