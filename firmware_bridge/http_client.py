@@ -25,6 +25,7 @@ from firmware_bridge.errors import ConfigError, CxrEdgeError
 
 _CHUNK_BYTES = 1 << 16
 _MOST_WAIT_S = 3600.0
+_QUOTING = (http.client.BadStatusLine, http.client.UnknownProtocol)
 _MOST_SECRET_BYTES = 1 << 16
 
 
@@ -304,9 +305,12 @@ class HttpClient:
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
     def _unreachable(self, error: Exception) -> ServerError:
+        came = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
+        if isinstance(error, _QUOTING) and not isinstance(error, http.client.RemoteDisconnected):
+            came = "no HTTP"  # what came instead is not told: this goes to log, status and broker
         return ServerError(
             f"the server {self.address.where}",
             expected="an answer",
-            came=getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__,
+            came=came,
             do="check its address, the network, and whether it runs; what is to be sent waits on the disk",
         )

@@ -45,6 +45,8 @@ def make_part(context: Context) -> RequestsPart | None:
     """
     settings = context.settings.section(RequestsSettings)
     if not settings.enabled:
+        if settings.group:
+            _LOG.warning("[requests] has a group and is off: enabled = true turns it on")
         return None
     broker = broker_of(context)
     if broker is None:

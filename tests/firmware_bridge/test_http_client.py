@@ -16,6 +16,27 @@ from firmware_bridge.http_client import HttpClient, ServerError, parse_address, 
 WAIT_S = 60.0
 
 
+@pytest.mark.parametrize(
+    "line", [b"MUSTERMANN^MAX\r\n\r\n", b"HTTP/7.3 MUSTERMANN\r\n\r\n", b"HTTP/1.1 MUSTERMANN\r\n\r\n"]
+)
+def test_what_comes_instead_of_http_is_not_quoted(line: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(line)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        address = parse_address(f"http://127.0.0.1:{server.getsockname()[1]}", key="url")
+        with pytest.raises(ServerError) as told:
+            HttpClient(address, headers=dict, timeout_s=10).ask("GET", "/")
+        thread.join(WAIT_S)
+    assert told.value.came == "no HTTP"
+
+
 def test_a_secret_is_read_from_a_plain_file_alone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for odd in (tmp_path / "pipe", tmp_path, Path("/dev/zero"), tmp_path / "none"):

@@ -129,7 +129,7 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
         raise ConfigError(
             "a --storage-option cannot be read",
             expected="KEY=VALUE",
-            came=wrong[0],
+            came=f"{len(wrong)} without a '='",  # not quoted: it may be a key
             do="write each option as KEY=VALUE",
         )
     return {key: value for key, _, value in pairs}
