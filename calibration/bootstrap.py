@@ -25,7 +25,7 @@ class Interval:
 
     Attributes:
         value: the statistic on all rows.
-        low: lower end; NaN where too few resamples define the statistic.
+        low: lower end; NaN where too few resamples define the statistic, or where there is one patient only.
         high: upper end, as `low`.
     """
 
@@ -103,8 +103,10 @@ def patient_bootstrap_all(
     order = np.argsort(values, kind="stable")
     truth, values, ids = truth[order], values[order], np.asarray(patients)[order]
     wholes = {name: statistic(truth, values) for name, statistic in statistics.items()}
-    drawn = np.empty((resamples, len(statistics)))
-    for k, rows in enumerate(resampled_rows(ids, resamples=resamples, seed=seed)):
+    drawn = np.full((resamples, len(statistics)), math.nan)
+    # One patient is drawn again and again: that every resample is alike says nothing.
+    draws = resampled_rows(ids, resamples=resamples, seed=seed) if np.unique(ids).size > 1 else ()
+    for k, rows in enumerate(draws):
         truth_k, values_k = truth[rows], values[rows]
         drawn[k] = [_or_nan(statistic, truth_k, values_k) for statistic in statistics.values()]
     return {
@@ -141,6 +143,8 @@ def paired_bootstrap(
             for rows in resampled_rows(patients, resamples=resamples, seed=seed)
         ]
     )
+    if np.unique(np.asarray(patients)).size < 2:
+        drawn[:] = math.nan
     return percentile_interval(whole, drawn, confidence=confidence)
 
 

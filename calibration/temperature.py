@@ -37,7 +37,8 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, bias: float
     for _ in range(_STEPS):
         middle = (low + high) / 2.0
         slope = float(np.dot(sigmoid(values * middle + bias) - targets, values))
-        low, high = (low, middle) if slope > 0 else (middle, high)
+        # At 0 (every logit is 0) any temperature fits; the highest promises least of logits that do differ.
+        low, high = (low, middle) if slope >= 0 else (middle, high)
     return 2.0 / (low + high)
 
 
@@ -62,6 +63,8 @@ def fit_temperature_and_bias(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tu
     inverse, bias = 1.0 / MAX_TEMPERATURE, 0.0
     # The minimum over the bias for each 1/T is a convex function of 1/T: bisect on its slope (envelope theorem).
     low, high = 1.0 / MAX_TEMPERATURE, 1.0 / MIN_TEMPERATURE
+    if np.ptp(values) <= 1e-9 * float(np.abs(values).max(initial=1.0)):
+        high = low  # Equal logits say nothing of a temperature, and rounding errors must not choose one.
     for _ in range(_STEPS):
         inverse = (low + high) / 2.0
         bias = _best_bias(values * inverse, targets)

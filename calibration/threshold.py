@@ -84,7 +84,8 @@ def threshold_for_sensitivity(
         seed: of the bootstrap.
 
     Raises:
-        InputError: one class only, an impossible wish, or the arrays do not belong together.
+        InputError: one class only, an impossible wish, too few positive patients for a conservative threshold, or the
+            arrays do not belong together.
     """
     positive, values = both_classes(labels, probabilities)
     check_probabilities(values)
@@ -104,7 +105,14 @@ def threshold_for_sensitivity(
         ]
     )
     interval = percentile_interval(point, drawn)
-    chosen = interval.low if conservative and math.isfinite(interval.low) else point
+    if conservative and not math.isfinite(interval.low):
+        raise InputError(
+            "there are too few positive patients for a conservative threshold",
+            expected="enough that nearly every resample of the patients holds a positive one",
+            came=f"{np.unique(ids[positive]).size} of {np.unique(ids).size} patients",
+            do="label more positive X-rays, or take the threshold as it is, without --conservative",
+        )
+    chosen = interval.low if conservative else point
     finds = _found_at(chosen, positive, values, ids=ids, resamples=resamples, seed=seed)
     return ThresholdChoice(
         threshold=chosen,

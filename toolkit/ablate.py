@@ -64,11 +64,15 @@ def read_ablation(path: Path) -> Ablation:
     """
     plan = read_toml(path)
     unknown = set(plan) - {"train", "outside", "base", "variants"}
-    if unknown or not isinstance(plan.get("train"), str):
+    tables = [plan.get(name, {}) for name in ("outside", "base", "variants")]
+    tables += tables[2].values() if isinstance(tables[2], dict) else []
+    places = [plan.get("train"), *(tables[0].values() if isinstance(tables[0], dict) else [])]
+    sound = all(isinstance(table, dict) for table in tables) and all(isinstance(place, str) for place in places)
+    if unknown or not sound:
         raise ConfigError(
             f"{path} is no plan of an ablation",
             expected="train = INDEX, and the tables [outside], [base] and [variants.NAME]",
-            came=", ".join(map(str, unknown)) or f"train = {plan.get('train')!r}",
+            came=", ".join(map(str, unknown)) or f"values of another kind: {plan}"[:300],
             do="mend the file; docs/training.md has an example",
         )
     base = config_of(plan.get("base", {}), where=f"{path} [base]")
@@ -144,9 +148,17 @@ def _standing(path: Path, *, base: str, inputs: Json) -> dict[str, Json]:
     """Rows of an earlier start, by name; none where the base, an index or the bootstrap has changed since."""
     if not path.is_file():
         return {}
-    said = json.loads(path.read_text(encoding="utf-8"))
-    same = said["base"] == base and said.get("inputs") == inputs
-    return {row["name"]: row for row in said["rows"]} if same else {}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        same = said["base"] == base and said.get("inputs") == inputs
+        return {row["name"]: row for row in said["rows"]} if same else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} cannot be read",
+            expected="what an earlier start of this ablation wrote",
+            came=f"{type(error).__name__}: {error}",
+            do="remove it: its rows are tested again, and no finished training is repeated",
+        ) from error
 
 
 def _changes(config: TrainConfig, base: TrainConfig) -> Json:

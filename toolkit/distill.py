@@ -7,6 +7,7 @@ nothing more.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -30,14 +31,18 @@ Floats = npt.NDArray[np.float64]
 _NEGATIVE, _POSITIVE = "0", "1"
 
 
-def read_teachers(paths: str) -> list[ModelUnderTest]:
+def read_teachers(paths: str, *, positive: str) -> list[ModelUnderTest]:
     """The models named by `paths`: runs, bundles or `.tflite` files, separated by the system's path separator.
 
     Of a run, the most exact file it has; of a bundle, the FP16 model where it has one.
 
+    Args:
+        paths: as `--teacher` joins them.
+        positive: the label that the student calls positive.
+
     Raises:
         BundleError, ModelError: one of them cannot be read.
-        ConfigError: none is named.
+        ConfigError: none is named, or one answers for another label.
     """
     named = [bundle_path(Path(part).expanduser()) for part in paths.split(os.pathsep) if part]
     if not named:
@@ -47,7 +52,16 @@ def read_teachers(paths: str) -> list[ModelUnderTest]:
             came=repr(paths),
             do="name one with --teacher",
         )
-    return [_teacher(path) for path in named]
+    teachers = [_teacher(path) for path in named]
+    for path, teacher in zip(named, teachers, strict=True):
+        if teacher.labels and teacher.labels[1] != positive:
+            raise ConfigError(
+                f"the teacher {path} answers another question",
+                expected=f"a model whose positive label is '{positive}'",
+                came=f"'{teacher.labels[1]}'",
+                do="choose another teacher, or index again with --label VALUE=LABEL in the teacher's words",
+            )
+    return teachers
 
 
 def _teacher(path: Path) -> ModelUnderTest:
@@ -77,8 +91,11 @@ def teacher_logits(
         digest.update(teacher.content + f"{teacher.temperature} {teacher.bias}".encode())
     stored = cache / f"teacher-{digest.hexdigest()[:24]}.npy"
     if stored.is_file():
-        found: Floats = np.load(stored)
-        return found
+        # What cannot be read is asked again.
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            found: Floats = np.load(stored)
+            if found.shape == (len(rows),):
+                return found
     as_two = Index(tuple(replace(row, label=_POSITIVE if row.label == positive else _NEGATIVE) for row in rows))
     named = NamedIndex("the teacher's X-rays", cache, "", as_two)
     by_path: list[dict[Path, float]] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from firmware_bridge.errors import ConfigError
 from toolkit.prune import is_pruned, zero_smallest
 from toolkit.tf import keras, tf
 
@@ -23,10 +24,21 @@ class PruneByMagnitude(keras.callbacks.Callback):  # type: ignore[misc]
         sparsity: share of zeros at the end, 0 to below 1.
         steps: of training in all; the share is reached after two thirds of them, and held.
         every: steps between two updates of what is zero.
+
+    Raises:
+        ConfigError: one of them is out of its range.
     """
 
     def __init__(self, *, sparsity: float, steps: int, every: int = 20) -> None:
         super().__init__()
+        # Written so that NaN is refused as well.
+        if not (0.0 <= sparsity < 1.0 and steps >= 1 and every >= 1):
+            raise ConfigError(
+                "a model cannot be pruned like that",
+                expected="a sparsity of 0 to below 1, and steps and every of 1 or more",
+                came=f"sparsity {sparsity}, steps {steps}, every {every}",
+                do="for example PruneByMagnitude(sparsity=0.3, steps=1000)",
+            )
         self._sparsity, self._end, self._every = sparsity, max(1, 2 * steps // 3), every
         self._step = 0
         self._masks: dict[int, Any] = {}

@@ -72,7 +72,7 @@ def read_data(index: Index, config: TrainConfig, *, cache: Path, finder: LungFin
 def _teacher(
     rows: tuple[Xray, ...], labels: npt.NDArray[np.int64], config: TrainConfig, *, cache: Path
 ) -> npt.NDArray[np.float32]:
-    teachers = read_teachers(config.teacher)
+    teachers = read_teachers(config.teacher, positive=config.positive)
     logits = teacher_logits(teachers, rows, config.positive, cache=cache, workers=config.workers or 1)
     return targets(logits, labels, hard=config.distill == "hard", temperature=config.distill_temperature)
 

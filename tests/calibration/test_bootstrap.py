@@ -121,3 +121,12 @@ def test_nothing_to_resample(patients: list[str] | list[list[str]]) -> None:
 def test_confidence_outside_its_range() -> None:
     with pytest.raises(InputError, match="confidence"):
         percentile_interval(0.5, np.array([0.5]), confidence=95)
+
+
+def test_one_patient_has_no_interval() -> None:
+    labels, scores, patients = [0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], ["a"] * 4
+    single = patient_bootstrap(auroc, labels, scores, patients, resamples=20)
+    paired = paired_bootstrap(auroc, labels, scores, scores, patients, resamples=20)
+    for interval in (single, paired):
+        assert math.isnan(interval.low)
+        assert math.isnan(interval.high)

@@ -87,3 +87,12 @@ def test_sigmoid_does_not_overflow() -> None:
 def test_one_class_is_an_error() -> None:
     with pytest.raises(InputError, match="only one class"):
         fit_temperature([1.0, 2.0], [1, 1])
+
+
+@pytest.mark.parametrize("logit", [0.0, 3.0, -0.7])
+def test_a_model_that_says_the_same_of_all_gets_the_temperature_that_promises_least(logit: float) -> None:
+    labels = [0, 1, 1, 1] * 10
+    temperature, bias = fit_temperature_and_bias([logit] * 40, labels)
+    assert temperature == pytest.approx(MAX_TEMPERATURE)
+    assert calibrated([logit], temperature=temperature, bias=bias)[0] == pytest.approx(0.75, abs=0.02)
+    assert fit_temperature([0.0] * 40, labels) == pytest.approx(MAX_TEMPERATURE)

@@ -85,3 +85,9 @@ def test_an_impossible_wish(wish: float) -> None:
 def test_one_class() -> None:
     with pytest.raises(InputError, match="only one class"):
         threshold_for_sensitivity([1, 1], [0.1, 0.9], patients=["a", "b"])
+
+
+def test_without_an_interval_no_threshold_calls_itself_conservative() -> None:
+    labels, probabilities = [1, 1, *[0] * 30], [0.9, 0.4, *[0.1] * 30]
+    with pytest.raises(InputError, match="too few positive patients for a conservative threshold"):
+        threshold_for_sensitivity(labels, probabilities, patients=range(32), conservative=True)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import toolkit.ablate
 from firmware_bridge.errors import ConfigError
 from tests.toolkit.trained import DATA, trained_run
-from toolkit.ablate import read_ablation
+from toolkit.ablate import _standing, read_ablation
 from toolkit.cli.ablate import command
 from toolkit.config import TrainConfig
 
@@ -117,3 +117,17 @@ def test_a_wrong_plan_is_refused_before_anything_is_trained(
     assert change in PLAN
     with pytest.raises(ConfigError, match=message):
         read_ablation(_plan(tmp_path, samples, PLAN.replace(change, right[message])))
+
+
+@pytest.mark.parametrize("text", ["variants = {a = 3}", "base = 3", "outside = {a = 3}", "variants = 3"])
+def test_a_plan_of_other_kinds_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.toml").write_text(f'train = "index.csv"\n{text}\n')
+    with pytest.raises(ConfigError, match="no plan of an ablation"):
+        read_ablation(tmp_path / "plan.toml")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"base": "", "rows": [{}]}'])
+def test_rows_that_cannot_be_read_are_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ablation.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"ablation\.json cannot be read"):
+        _standing(tmp_path / "ablation.json", base="", inputs=None)  # type: ignore[arg-type]

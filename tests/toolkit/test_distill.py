@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from firmware_bridge.errors import ConfigError
+from firmware_bridge.shipped import shipped_bundle
 from toolkit.config import TrainConfig
 from toolkit.data.index import Index
 from toolkit.distill import read_teachers, targets, teacher_logits
@@ -69,13 +70,13 @@ def test_targets_are_soft_or_hard_and_the_label_where_the_teacher_is_silent() ->
 def test_a_saved_file_teaches_and_two_teachers_are_averaged(samples: Path, tmp_path: Path) -> None:
     rows = Index.read(samples / "index.csv").rows[:6]
     options: dict[str, Any] = {"positive": "pneumonia", "cache": tmp_path, "workers": 1}
-    one = read_teachers(str(DATA / "tiny.int8.tflite"))
+    one = read_teachers(str(DATA / "tiny.int8.tflite"), positive="pneumonia")
     alone = teacher_logits(one, rows, **options)
     (stored,) = tmp_path.glob("teacher-*.npy")
     assert np.isfinite(alone).all()
     assert len(set(alone)) > 1
-    other = read_teachers(str(DATA / "tiny.float.tflite"))
-    both = read_teachers(f"{DATA / 'tiny.int8.tflite'}:{DATA / 'tiny.float.tflite'}")
+    other = read_teachers(str(DATA / "tiny.float.tflite"), positive="pneumonia")
+    both = read_teachers(f"{DATA / 'tiny.int8.tflite'}:{DATA / 'tiny.float.tflite'}", positive="pneumonia")
     mean = (alone + teacher_logits(other, rows, **options)) / 2
     np.testing.assert_allclose(teacher_logits(both, rows, **options), mean)
     assert len(list(tmp_path.glob("teacher-*.npy"))) == 3
@@ -84,11 +85,27 @@ def test_a_saved_file_teaches_and_two_teachers_are_averaged(samples: Path, tmp_p
     np.testing.assert_array_equal(teacher_logits(one, rows, **options), alone + 1)
 
 
+def test_a_damaged_answer_of_a_teacher_is_asked_again(samples: Path, tmp_path: Path) -> None:
+    rows = Index.read(samples / "index.csv").rows[:3]
+    options: dict[str, Any] = {"positive": "pneumonia", "cache": tmp_path, "workers": 1}
+    teacher = read_teachers(str(DATA / "tiny.int8.tflite"), positive="pneumonia")
+    said = teacher_logits(teacher, rows, **options)
+    (stored,) = tmp_path.glob("teacher-*.npy")
+    stored.write_bytes(b"")
+    np.testing.assert_array_equal(teacher_logits(teacher, rows, **options), said)
+
+
+def test_a_teacher_of_another_label_is_refused() -> None:
+    with pytest.raises(ConfigError, match="answers another question"):
+        read_teachers(str(shipped_bundle()), positive="normal")
+    assert read_teachers(str(shipped_bundle()), positive="pneumonia")
+
+
 def test_an_xray_that_has_changed_is_scored_again(samples: Path, tmp_path: Path) -> None:
     first, other = Index.read(samples / "index.csv").rows[:2]
     row = replace(first, path=tmp_path / "x.jpg")
     options: dict[str, Any] = {"positive": "pneumonia", "cache": tmp_path / "cache", "workers": 1}
-    teacher = read_teachers(str(DATA / "tiny.int8.tflite"))
+    teacher = read_teachers(str(DATA / "tiny.int8.tflite"), positive="pneumonia")
     row.path.write_bytes(first.path.read_bytes())
     before = teacher_logits(teacher, [row], **options)
     row.path.write_bytes(other.path.read_bytes())

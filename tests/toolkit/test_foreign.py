@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from firmware_bridge.errors import ConfigError
 from toolkit.foreign import PruneByMagnitude, QuantizeWeights, rounded
 from toolkit.tf import keras
 
@@ -64,3 +65,12 @@ def test_rounding_is_symmetric_by_channel() -> None:
     np.testing.assert_allclose(out[0], kernel[0], rtol=1e-6)
     np.testing.assert_allclose(out, kernel, atol=1 / 254)
     assert (rounded(-kernel) == -out).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sparsity": 1.0}, {"sparsity": -0.1}, {"sparsity": float("nan")}, {"steps": 0}, {"every": 0}],
+)
+def test_pruning_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="cannot be pruned like that"):
+        PruneByMagnitude(**{"sparsity": 0.3, "steps": 10, **options})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -17,21 +16,11 @@ from firmware_bridge.mqtt_settings import MqttSettings
 from firmware_bridge.requests_settings import RequestsSettings
 from firmware_bridge.result import NOTICE
 from firmware_bridge.settings import load_settings, variable_of
+from toolkit.cli.finite import Finite
 from toolkit.cli.lazy import LazyGroup
 
 COMMANDS = {"status": ("toolkit.cli.agent_status", "Queue, last results, broker, bundle, disk, problems.")}
 Command = Callable[..., None]
-
-
-class Finite(click.FloatRange):
-    """A number within a range; "nan", which is neither below nor above any, would be waited for without end."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number, or a usage error."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return number
 
 
 def option(name: str, section: type[Any], key: str) -> Callable[[Command], Command]:

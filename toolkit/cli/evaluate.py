@@ -8,6 +8,7 @@ import click
 
 from firmware_bridge.result import NOTICE
 from toolkit.cli.bundle_file import BUNDLE_FILE, BUNDLE_HELP
+from toolkit.cli.finite import Finite
 
 
 @click.command("evaluate", epilog=NOTICE)
@@ -25,8 +26,8 @@ from toolkit.cli.bundle_file import BUNDLE_FILE, BUNDLE_HELP
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for scores, JSON and HTML.")
 @click.option("--positive", help="Label that counts as positive. Default: the model's own, else pneumonia.")
 @click.option("--negative", help="Label that counts as negative; others are left out. Default: the model's own.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="For models that bring none of their own.")
-@click.option("--prevalence", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="For PPV and NPV.")
+@click.option("--threshold", type=Finite(0, 1), help="For models that bring none of their own.")
+@click.option("--prevalence", type=Finite(0, 1), default=0.1, show_default=True, help="For PPV and NPV.")
 @click.option("--resamples", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Threads that score.")
