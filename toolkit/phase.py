@@ -142,7 +142,7 @@ def run_phase(
     average = phase.averaging.of(model)
     parts = {"average": average} if phase.averaging.kind != "none" else {}
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, **parts)
-    manager, history = _resume(checkpoint, folder)
+    manager, history = resumed(checkpoint, folder)
     _sweep(folder / "checkpoints", manager.latest_checkpoint)
     if len(history) >= phase.epochs:
         say(f"{phase.name}: done before, {len(history)} epochs")
@@ -193,10 +193,18 @@ def _plot(writer: Any, name: str, epoch: Epoch) -> None:
     writer.flush()
 
 
-def _resume(checkpoint: Any, folder: Path) -> tuple[Any, list[Epoch]]:
+def resumed(checkpoint: Any, folder: Path) -> tuple[Any, list[Epoch]]:
     """What saves the checkpoints of `folder`, and the history up to the last, which is in the model then.
 
-    The history is empty where there is no checkpoint.
+    Args:
+        checkpoint: what is saved in `folder`/checkpoints, and restored from there.
+        folder: with history.json, an object with "epoch" for each.
+
+    Returns:
+        The `tf.train.CheckpointManager`, and the history, empty where there is no checkpoint.
+
+    Raises:
+        ModelError: one of the two cannot be read, or they do not belong together.
     """
     try:
         manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from toolkit.config import TrainConfig
 from toolkit.data.index import Index
 from toolkit.data.readers import read_class_folders
+from toolkit.distill import read_teachers
 from toolkit.files import only_here
 from toolkit.interrupt import remembering_interrupts
 from toolkit.preflight import check_resources, check_weights
@@ -40,6 +41,8 @@ def train_float(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Pa
     given = read_class_folders(source) if source.is_dir() else Index.read(source)
     require_positive(given, config)
     check_weights(config.weights, backbone=config.backbone)
+    if config.teacher != "none":
+        read_teachers(config.teacher, positive=config.positive)  # before the folder is claimed for them
     with only_here(folder), remembering_interrupts():
         check_resources(folder, images=len(given), size_px=config.size_px, batch_size=config.batch_size)
         index, report = prepare_data(given, config, folder=folder, say=say)

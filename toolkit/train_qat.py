@@ -18,6 +18,7 @@ from toolkit.data.index import Index
 from toolkit.data.readers import read_class_folders
 from toolkit.data.split import patient_split
 from toolkit.deployable import require_deployable
+from toolkit.distill import read_teachers
 from toolkit.earlier_runs import refuse_learned
 from toolkit.extras import require_modules
 from toolkit.files import only_here, write_atomically
@@ -70,6 +71,8 @@ def train_qat(source: Path, config: TrainConfig, *, out: Path, say: Say) -> Fini
     given = read_class_folders(source) if source.is_dir() else Index.read(source)
     require_positive(given, config)
     check_weights(config.weights, backbone=config.backbone)
+    if config.teacher != "none":
+        read_teachers(config.teacher, positive=config.positive)  # before the folder is claimed for them
     require_deployable(config)
     origins_of(config)  # a teacher that is not there is told now, not after TensorFlow's start
     if config.onnx:

@@ -22,12 +22,13 @@ from toolkit.data.index import Index
 from toolkit.data.patients import patient_overlaps
 from toolkit.files import only_here, storing, write_atomically
 from toolkit.input_scale import INPUT_SCALE
+from toolkit.interrupt import remembering_interrupts
 from toolkit.lungs.asset import FILE
 from toolkit.lungs.augment import Sample, Sampler
 from toolkit.lungs.data import Masked, read_masked, shrunk
 from toolkit.lungs.export import kind_table, lungs_to_int8, mask_figures
 from toolkit.lungs.network import build_lung_network
-from toolkit.phase import Schedule
+from toolkit.phase import Schedule, resumed
 from toolkit.progress import progress, waiting
 from toolkit.prune import seed_everything
 from toolkit.tf import keras, tf
@@ -81,7 +82,7 @@ def train_lungs(index: Index, *, masks: Path, out: Path, options: LungOptions, s
         ResourceError: `out` cannot be written.
     """
     _refuse_shared_patients(index)
-    with only_here(out, do="wait for that run, or choose another --out"):
+    with only_here(out, do="wait for that run, or choose another --out"), remembering_interrupts():
         _claim(out, index, options)
         return _train(index, masks=masks, out=out, options=options, say=say)
 
@@ -103,7 +104,10 @@ def _claim(out: Path, index: Index, options: LungOptions) -> None:
     said = {name: value for name, value in asdict(options).items() if name != "workers"}
     said["index"] = hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()
     file = out / "run.json"
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else said
+    try:
+        before = dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else said
+    except (OSError, ValueError, TypeError, RecursionError):
+        before = {}
     if before != said:
         raise ConfigError(
             f"{out} holds a run of other X-rays or options",
@@ -241,10 +245,7 @@ def _fit(model: Any, stream: _Stream, options: LungOptions, *, out: Path, say: S
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return tf.stack([of_mask, of_kind])
 
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model, optimizer=optimizer), str(out / "checkpoints"), max_to_keep=1
-    )
-    history = _resume(manager, out)
+    manager, history = resumed(tf.train.Checkpoint(model=model, optimizer=optimizer), out)
     for number in range(len(history), options.epochs):
         losses = []
         batches = stream.epoch(number)
@@ -267,20 +268,3 @@ def _fit(model: Any, stream: _Stream, options: LungOptions, *, out: Path, say: S
         say(f"lungs {number + 1}/{options.epochs}: mask loss {of_mask:.4f}, kind loss {of_kind:.4f}")
     optimizer.finalize_variable_values(model.trainable_variables)
     return history
-
-
-def _resume(manager: Any, out: Path) -> list[dict[str, float]]:
-    latest = manager.latest_checkpoint
-    if latest is None:
-        return []
-    try:
-        history: list[dict[str, float]] = json.loads((out / "history.json").read_text(encoding="utf-8"))
-        manager.checkpoint.restore(latest).assert_existing_objects_matched()
-    except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
-        raise ModelError(
-            f"the checkpoint in {out} cannot be read",
-            expected=f"{latest} and history.json as they were written",
-            came=str(error).splitlines()[0],
-            do=f"remove {out} to train anew",
-        ) from error
-    return history[: int(latest.rsplit("-", 1)[1])]

@@ -85,6 +85,34 @@ def test_xrays_without_a_mask_are_left_out_and_counted(samples: Path, masks: Pat
         read_masked(rows, masks=tmp_path, name="train")
 
 
+def test_masks_of_zeros_and_ones_are_told_and_an_empty_one_is_left_out(
+    samples: Path, masks: Path, tmp_path: Path
+) -> None:
+    rows = Index.read(samples / "index.csv").rows[1:3]
+    for row in rows:
+        drawn = cv2.imread(str(masks / f"{row.path.stem}.png"), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(tmp_path / f"{row.path.stem}.png"), np.uint8(drawn > 127))
+    with pytest.raises(InputError, match=r"(?s)nowhere brighter than 1 of 255.*write masks with 255"):
+        read_masked(rows, masks=tmp_path, name="train")
+    shutil.copy(masks / f"{rows[0].path.stem}.png", tmp_path)
+    found = read_masked(rows, masks=tmp_path, name="train")
+    assert (found.rows, found.left_out) == (rows[:1], 1)
+
+
+def test_two_xrays_do_not_share_a_mask(samples: Path, masks: Path) -> None:
+    row = Index.read(samples / "index.csv").rows[1]
+    other = replace(row, path=Path("/elsewhere") / row.path.name)
+    with pytest.raises(InputError, match="would have the same lung mask"):
+        read_masked((row, other), masks=masks, name="train")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null"])
+def test_what_a_run_was_begun_with_must_be_there(samples: Path, masks: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match="run of other X-rays or options"):
+        _train(samples, masks, tmp_path, epochs=1)
+
+
 def _samples() -> list[Sample]:
     """200 pictures of one X-ray: dark lungs on grey, the left one longer."""
     pixels = np.full((KEPT_PX, KEPT_PX), 170, np.uint8)
