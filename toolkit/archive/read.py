@@ -127,7 +127,10 @@ class Reader:
     def _fetch(self, location: str) -> bytes:
         if not is_known(location):
             raise _unreadable("an address whose protocol is not known")
-        store = store_of(location, self._storage)
+        try:
+            store = store_of(location, self._storage)
+        except ConfigError as error:  # one row of a list is wrong, and not the run
+            raise _unreadable(f"an address that is none: {error.came}") from error
         if store not in self._files:
             files, path = open_files(location, self._storage)
             if files is None:

@@ -86,7 +86,7 @@ def read_class_folders(
         # Beside train/ and test/ a folder is not a class but something else that lies there.
         rows = [row if row.split else replace(row, label="") for row in rows]
     if stray := [row.path for row in rows if not row.label]:
-        log.warning("%d images lie in no class folder and are left out, for example %s", len(stray), stray[0])
+        log.warning("in no class folder and left out: %d images, for example %s", len(stray), stray[0])
     classed = [row for row in rows if row.label]
     rows = [fill_from_dicom(row, set_patient=pattern is None) for row in progress(classed, "reading headers")]
     if not rows:

@@ -531,6 +531,7 @@ def test_servers_with_names_of_their_own(samples: Path, out: Path, tmp_path: Pat
         assert score("hosts://one/one/l.csv").scored == 1
         shutil.rmtree(out)
         names = ["hosts://one/one/a/x.jpg", "hosts://two/two/x.jpg", "hosts://two/one/a/x.jpg", "nobody://knows/x.jpg"]
+        names.append("ftp://host:port/x.jpg")
         (tmp_path / "both.csv").write_text("\n".join(["path", *names]))
         done = score(tmp_path / "both.csv")
     finally:
@@ -539,7 +540,7 @@ def test_servers_with_names_of_their_own(samples: Path, out: Path, tmp_path: Pat
         names[0]: hashlib.sha256(first).hexdigest(),
         names[1]: hashlib.sha256(second).hexdigest(),
     }
-    assert done.unreadable == 2
+    assert done.unreadable == 3
 
 
 def test_both_tables_are_there_and_the_command_says_what_was_unreadable(archive: Path, out: Path, score: Score) -> None:
