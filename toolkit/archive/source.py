@@ -86,12 +86,14 @@ class Source:
             return PARQUET
         if name.endswith(".csv"):
             return CSV
-        if Path(self.path).is_dir() if self.local else self._is_remote_folder(text):
+        has_query = self.path.startswith(("http://", "https://")) and "?" in self.path  # no name can be put behind it
+        if not has_query and (Path(self.path).is_dir() if self.local else self._is_remote_folder(text)):
             return FOLDER
+        came = "a file" if self.local and Path(self.path).exists() else "no such folder"
         raise InputError(
             f"{shown(text, self.storage)} is nothing that can be scored",
             expected="a folder of X-rays, an index or other CSV (.csv), or a Parquet list (.parquet)",
-            came="a file" if self.local and Path(self.path).exists() else "no such folder",
+            came="an address with a '?'" if has_query else came,
             do="check the path; for a single X-ray name its folder",
         )
 

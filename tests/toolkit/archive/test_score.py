@@ -593,6 +593,10 @@ def test_options_that_do_not_fit(archive: Path, out: Path, capsys: pytest.Captur
     assert "--engine ray" in capsys.readouterr().err
     assert run(["score", str(archive), "--out", str(out), "--storage-option", "x"]) == 2
     assert "KEY=VALUE" in capsys.readouterr().err
+    assert run(["score", "http://127.0.0.1:9/x/?token=secret", "--out", str(out)]) == 3
+    told = capsys.readouterr().err
+    assert "an address with a '?'" in told
+    assert "secret" not in told
     assert run(["score", "http://me:secret@[nowhere/x", "--out", str(out)]) == 3
     told = capsys.readouterr().err
     assert "http://… is nothing that can be scored" in told
