@@ -29,6 +29,7 @@ from firmware_bridge.suitability import Statistics
 from toolkit.bundle import build_bundle
 from toolkit.data.index import Index, Xray
 from toolkit.data.load import stretch_back
+from toolkit.left_out import read_left_out
 from toolkit.lungs.asset import FILE as LUNGS_FILE
 from toolkit.model_card import add_card, same_calibration
 from toolkit.model_files import from_run
@@ -97,7 +98,7 @@ def bundle_from_run(
         files=files,
         golden=[case for model, entry in zip(models, entries, strict=True) for case in _cases(model, entry, images)],
         metrics=_metrics(evaluation, models[0].name),
-        data={**_data(index), **_before(models[0])},
+        data={**_data(index, run), **_before(models[0])},
         sparsity=_sparsity(exported.get(Path(models[0].file).name)),
         tools=_tools(),
         lungs=LungsEntry(_LUNGS, LUNGS_VERSION) if lungs else None,
@@ -192,10 +193,12 @@ def _sparsity(row: dict[str, Any] | None) -> dict[str, float]:
     return {"pruned_kernels": row["zero_share_pruned"], "all_kernels": row["zero_share_total"]} if row else {}
 
 
-def _data(index: Index | None) -> dict[str, Any]:
+def _data(index: Index | None, run: Path) -> dict[str, Any]:
     if index is None:
         return {}
-    return {"index_sha256": index.fingerprint(), "images": len(index), "train": len(index.select(split="train"))}
+    left_out = sum(row["split"] == "train" for row in read_left_out(run))
+    facts = {"index_sha256": index.fingerprint(), "images": len(index), "train": len(index.select(split="train"))}
+    return {**facts, "train_left_out": left_out} if left_out else facts
 
 
 def _before(model: ModelUnderTest) -> dict[str, Any]:

@@ -187,7 +187,9 @@ def _facts(manifest: Manifest) -> str:
         wished = f", chosen for a sensitivity of {fitted.wished_sensitivity:g}" if fitted.wished_sensitivity else ""
         rows.append([entry.file, f"{entry.precision}, {size}; threshold {number(fitted.threshold)}{wished}"])
     if "images" in manifest.data:
-        rows.append(["index", f"{manifest.data['images']} X-rays, {manifest.data['train']} of them trained on"])
+        left_out = manifest.data.get("train_left_out")
+        less = f", less {left_out} that were unreadable or without lungs" if left_out else ""
+        rows.append(["index", f"{manifest.data['images']} X-rays, {manifest.data['train']} of them trained on{less}"])
     if before := learned_before(manifest.data):
         rows.append(["started from, or was taught by", f"{', '.join(before)}, with X-rays that are not counted here"])
     if "pruned_kernels" in manifest.sparsity:

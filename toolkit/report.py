@@ -11,6 +11,7 @@ from typing import Any
 from firmware_bridge.errors import InputError
 from toolkit.data.index import Index
 from toolkit.files import write_atomically
+from toolkit.left_out import left_out_note, read_left_out
 from toolkit.plots import learning_curves
 from toolkit.report_evaluation import evaluation_sections, interval_cell
 from toolkit.report_export import export_blocks
@@ -249,7 +250,9 @@ def _data_blocks(path: Path) -> list[Block]:
         [split, label, str(count), str(patients[split, label])] for (split, label), count in sorted(counts.items())
     ]
     caption = f"{len(index)} X-rays; fingerprint {index.fingerprint()[:16]}…"
-    return [Table(caption, ["Split", "Label", "X-rays", "Patients"], rows, text_columns=2)]
+    note = left_out_note(read_left_out(path.parent), index)
+    table = Table(caption, ["Split", "Label", "X-rays", "Patients"], rows, text_columns=2)
+    return [table, Note(note, "warn")] if note else [table]
 
 
 def _config_blocks(path: Path) -> list[Block]:

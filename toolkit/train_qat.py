@@ -23,6 +23,7 @@ from toolkit.earlier_runs import refuse_learned
 from toolkit.extras import require_modules
 from toolkit.files import only_here, write_atomically
 from toolkit.interrupt import remembering_interrupts
+from toolkit.left_out import left_out_note, read_left_out, write_left_out
 from toolkit.origins import origins_of, write_origins
 from toolkit.preflight import check_resources, check_weights
 from toolkit.progress import waiting
@@ -140,6 +141,9 @@ def begin_run(index: Index, report: AuditReport, config: TrainConfig, *, folder:
     data = read_data(index, config, cache=folder / "cache", finder=finder)
     for path, reason in data.unreadable:
         say(f"left out: {path}: {reason}")
+    write_left_out(data.unreadable, index, folder)
+    if note := left_out_note(read_left_out(folder), index):
+        say(note)
     return data
 
 
