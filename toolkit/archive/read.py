@@ -28,6 +28,7 @@ from toolkit.archive.stores import is_known, open_files, resolved, store_of
 _AHEAD = 4  # more hides more of a network's delay, and holds more files of up to 64 MiB
 _TRIES = 3
 _PAUSE_S = 2.0
+_BUSY = (408, 425, 429, 502, 503, 504)
 # Anything else that a remote file system raises may pass.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -107,7 +108,7 @@ class Reader:
                 if _is_final(met):
                     raise _unreadable(what_came(met)) from error
                 if turn == _TRIES - 1:
-                    if self._answers(server):
+                    if _is_about_it(met) and self._answers(server):
                         came = f"{what_came(met)} in {_TRIES} tries, where another X-ray could be read"
                         raise _unreadable(came) from error
                     raise _no_answer(location, met) from error
@@ -146,11 +147,19 @@ class Reader:
             return b"".join(parts)
 
 
+def _is_about_it(error: BaseException) -> bool:
+    """Whether the server's answer may be about this X-ray: it is not away, nor says that it has too much to do."""
+    status = getattr(error.__cause__ or error, "status", 0)
+    # aiohttp's name for fewer bytes than were promised.
+    return (status >= 400 and status not in _BUSY) or type(error).__name__ == "ClientPayloadError"
+
+
 def _is_final(error: BaseException) -> bool:
     """Whether the file is not there or not ours. fsspec says so of a server that is down, too: its cause tells."""
     cause = error.__cause__
     down = isinstance(cause, OSError) and not isinstance(cause, _FINAL)
-    return isinstance(error, _FINAL) and not down and getattr(cause, "status", 0) < 500
+    status = getattr(cause, "status", 0)
+    return isinstance(error, _FINAL) and not down and status < 500 and status not in _BUSY
 
 
 def _local(path: str, max_bytes: int) -> bytes:

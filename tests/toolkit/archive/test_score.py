@@ -343,12 +343,12 @@ class Served(SimpleHTTPRequestHandler):
     """Like a program that makes its answers as it goes: no length, in pieces; its pages of folders are Apache's."""
 
     protocol_version = "HTTP/1.1"
-    broken, whole = "", False
+    broken, whole, status = "", False, 500
 
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
         if self.broken and self.broken in self.path:
-            self.send_error(500)
+            self.send_error(self.status)
         elif path.is_dir():
             links = [
                 "?C=N;O=D",
@@ -419,10 +419,16 @@ def test_one_xray_that_its_server_fails_on_is_unreadable_and_the_others_are_scor
     assert (done.scored + done.refused, done.unreadable) == (1, 2)
     (row,) = [row for row in unreadable_of(out) if row["path"] == "IM000001"]
     assert row["came"] == "status 500 in 3 tries, where another X-ray could be read"
+    # One that has too much to do says nothing of the X-ray.
+    monkeypatch.setattr(Served, "status", 429)
+    shutil.rmtree(out)
+    with pytest.raises(InputError) as told:
+        score(f"{http.replace('//', '//me:hidden@')}/DICOM")
+    assert told.value.came == "status 429 in 3 tries"
     monkeypatch.setattr(Served, "broken", "/")
     with pytest.raises(InputError) as told:
         score(f"{http.replace('//', '//me:hidden@')}/DICOM")
-    assert "status 500" in told.value.came
+    assert "status 429" in told.value.came
     assert "hidden" not in str(told.value)
     assert b"hidden" not in b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
 
