@@ -44,6 +44,11 @@ from firmware_bridge.result import NOTICE
     help="Seconds between two files of results: what a kill costs at most.",
 )
 @click.option("--retry-unreadable", is_flag=True, help="Try again what could not be read before.")
+@click.option(
+    "--fhir",
+    type=click.Path(path_type=Path),
+    help="When all is scored, write it as FHIR R4 as well: one Bundle a line, nobody named.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     source: str,
@@ -60,12 +65,14 @@ def command(
     storage: tuple[str, ...],
     commit_s: float,
     retry_unreadable: bool,
+    fhir: Path | None,
     as_json: bool,
 ) -> None:
     """Score all X-rays of SOURCE: a folder, an index or CSV, a Parquet list; here or at an address (s3://...).
 
     Cut off? The same command goes on. Not for diagnosis.
     """
+    from toolkit.archive.fhir import check_fhir_file, write_fhir
     from toolkit.archive.run import RAY, ScoreOptions, score_archive
     from toolkit.archive.source import SourceOptions
     from toolkit.data.index import printable
@@ -77,6 +84,8 @@ def command(
             came=f"--engine {engine}",
             do="add it, or leave both out",
         )
+    if fhir is not None:
+        check_fhir_file(fhir)
     done = score_archive(
         source,
         out,
@@ -92,6 +101,7 @@ def command(
             source=SourceOptions(path_column=path_column, keep=keep, root=root, storage=_pairs(storage)),
         ),
     )
+    bundles = None if fhir is None else write_fhir(out, fhir)
     if as_json:
         click.echo(json.dumps(done.to_json()))
         return
@@ -110,6 +120,8 @@ def command(
     if passed:
         click.echo("passed over: " + ", ".join(f"{count} {_PASSED[name]}" for name, count in passed.items()))
     click.echo(f"Results: {done.out}")
+    if bundles is not None:
+        click.echo(f"FHIR: {bundles} Bundles in {fhir}")
     if done.unreadable_table:
         click.echo(f"Unreadable: {done.unreadable_table}; --retry-unreadable tries these again")
     click.echo(NOTICE)
