@@ -222,6 +222,7 @@ def prepare_data(given: Index, config: TrainConfig, *, folder: Path, say: Say) -
             report = report.after_split(index)
     counts = {split: len(index.select(split=split)) for split in ("train", "validation", "test")}
     say("X-rays: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+    _refuse_unreadable(report)
     _refuse_leaks(report, config, folder)
     refuse_learned(index, config)
     return index, report
@@ -243,6 +244,20 @@ def _facts(index: Index, given: Index) -> set[tuple[str, ...]]:
 
 def _has_splits(index: Index) -> bool:
     return {"train", "validation"} <= {row.split for row in index}
+
+
+def _refuse_unreadable(report: AuditReport) -> None:
+    """Find out before the training that one of its splits has not one X-ray that can be read."""
+    reasons = {row.path: reason for row, reason in report.unreadable}
+    for split in ("train", "validation", "test"):
+        rows = report.index.select(split=split).rows
+        if rows and all(row.path in reasons for row in rows):
+            raise InputError(
+                f"none of the X-rays of the {split} split can be read",
+                expected=f"{len(rows)} readable JPEG, PNG, TIFF or DICOM files",
+                came=f"first problem: {rows[0].path}: {reasons[rows[0].path]}",
+                do="check the paths in the index with: cxr-edge data audit",
+            )
 
 
 def _refuse_leaks(report: AuditReport, config: TrainConfig, folder: Path) -> None:

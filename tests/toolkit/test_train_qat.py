@@ -161,6 +161,17 @@ def test_too_little_memory(samples: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "--batch-size" in str(caught.value)
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_that_cannot_be_read_is_told_before_the_training(samples: Path, tmp_path: Path, split: str) -> None:
+    index = Index.read(samples / "index.csv")
+    index.with_rows(replace(row, path=tmp_path / row.path.name) if row.split == split else row for row in index).write(
+        tmp_path / "index.csv"
+    )
+    with pytest.raises(InputError, match=f"none of the X-rays of the {split} split can be read"):
+        train_qat(tmp_path / "index.csv", CONFIG, out=tmp_path, say=_silent)
+    assert not (tmp_path / "t" / "config.toml").exists()
+
+
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom toolkit.files import only_here\n"
