@@ -62,8 +62,12 @@ class Clinic:
 
     @property
     def received(self) -> list[Path]:
-        # What the agent works on lies in its own folder of claims meanwhile.
-        return sorted(self.agent.watch.rglob("*.dcm"))
+        # What the agent works on lies in its own folder of claims meanwhile. A look while a file moves there sees it
+        # twice or not at all; two looks alike do not.
+        before, now = None, sorted(self.agent.watch.rglob("*.dcm"))
+        while before != now:
+            before, now = now, sorted(self.agent.watch.rglob("*.dcm"))
+        return now
 
     def results(self) -> list[tuple[str]]:
         return self.agent.journal("SELECT record FROM result")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.errors import ConfigError, ModelError
+from firmware_bridge.errors import ConfigError
 from firmware_bridge.golden import require_golden
 from firmware_bridge.shipped import DEFAULT, bundle_path, shipped_bundle, shipped_names
 from toolkit.input_scale import INPUT_SCALE
@@ -71,7 +71,7 @@ def test_training_starts_from_shipped_weights(name: str) -> None:
     stored = np.load(path)
     np.testing.assert_allclose(model.get_layer("logit").get_weights()[0], stored["logit:0"].astype(np.float32))
     other = build_classifier(Architecture(size_px=64))
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ConfigError, match="belongs to another backbone"):
         load_initial_weights(other, weights, backbone="efficientnet-b0", input_scale=INPUT_SCALE)
 
 
