@@ -97,12 +97,14 @@ class StatusPart:
             OSError: the socket cannot be made.
         """
         path = self._context.state / SOCKET
-        path.unlink(missing_ok=True)
+        new = path.with_name(f".{SOCKET}")
+        new.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as server:
-            with _short(path) as address:
+            with _short(new) as address:
                 server.bind(address)
-            path.chmod(0o600)
+            new.chmod(0o600)
             server.listen(8)
+            new.replace(path)  # where the socket has its name, it answers, and to nobody else
             server.settimeout(1.0)
             while not self._stop.is_set():
                 self._answer(server)

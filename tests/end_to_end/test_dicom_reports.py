@@ -152,9 +152,8 @@ def test_an_archive_that_refuses_us_is_tried_again(
     agent.start(*configured(tmp_path, f"send_to = 'ARCHIVE@127.0.0.1:{archive.port}'"))
     put(agent, samples, count=1)
     until(lambda: "the archive ARCHIVE" in agent.log.read_text())
-    status = report(agent.state)
-    assert "dicom reports" in status["problems"]
-    assert status["works"] is True, "nothing is lost meanwhile"
+    until(lambda: "dicom reports" in report(agent.state)["problems"])
+    assert report(agent.state)["works"] is True, "nothing is lost meanwhile"
     archive.stop()
     archive.start()
     until(lambda: sent(agent) == 2, timeout_s=60)

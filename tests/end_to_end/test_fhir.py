@@ -127,7 +127,7 @@ def test_a_token_from_a_file_over_tls_and_a_patient_only_by_configuration(
     source = samples / "dicom" / "pneumonia_cr_monochrome1_12bit.dcm"
     identified(source, agent.watch / "Sichelschmidt.dcm", number=1)
     until(lambda: "does not let us in" in agent.log.read_text(), timeout_s=120)
-    assert outbox(agent) == {"waiting": 1, "parked": 0, "sent": 0, "made_to": 1}
+    until(lambda: outbox(agent) == {"waiting": 1, "parked": 0, "sent": 0, "made_to": 1})
     assert report(agent.state)["works"] is True
     (tmp_path / "token").write_text("right\n")
     until(lambda: len(server.of_kind("DiagnosticReport")) == 1, timeout_s=120)

@@ -129,7 +129,7 @@ def test_new_chest_x_rays_are_scored_and_reported_into_their_study(
     capture = orthanc.instances("OT")[0]
     assert "Not for diagnosis" in capture["DerivationDescription"]
     assert told(agent.log.read_bytes()) == []
-    assert report(agent.state)["outboxes"]["orthanc"]["sent"] == 2
+    until(lambda: report(agent.state)["outboxes"]["orthanc"]["sent"] == 2)
     assert agent.terminate() == 0
     # Our copies go a while after; a minute that is not waited for here.
     assert list((agent.watch / "orthanc").glob("*.dcm"))
@@ -151,9 +151,8 @@ def test_a_wrong_password_a_closed_port_and_restarts_lose_nothing(
     orthanc.start()
     studies = send(orthanc, samples, tmp_path, range(2))
     until(lambda: "status 401" in agent.log.read_text(), timeout_s=120)
-    status = report(agent.state)
-    assert "orthanc" in status["problems"]
-    assert status["works"] is True, "X-rays of the folder are scored meanwhile"
+    until(lambda: "orthanc" in report(agent.state)["problems"])
+    assert report(agent.state)["works"] is True, "X-rays of the folder are scored meanwhile"
     assert "wrong" not in agent.log.read_text()
     (tmp_path / "password").write_text("secret\n")
     until(lambda: states(agent) == {"stored": 2}, timeout_s=120)
