@@ -59,7 +59,8 @@ def _require_up(state: UnitState, *, first: UnitState | None) -> UnitState:
     if first is not None and (state.restarts > first.restarts or state.main_pid != first.main_pid):
         raise _unhealthy("the service to stay up", _how_it_ended(state))
     if state.active != "active" or not state.main_pid:
-        raise _unhealthy("the service to be up", f"{state.active} ({state.sub}, {state.result})")
+        now = f"{state.active} ({state.sub}, {state.result})"
+        raise _unhealthy("the service to be up", _how_it_ended(state) if state.result == "watchdog" else now)
     return state
 
 
