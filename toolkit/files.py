@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from firmware_bridge import files
-from firmware_bridge.errors import ConfigError, CxrEdgeError, ModelError, ResourceError
+from firmware_bridge.errors import ConfigError, CxrEdgeError, InputError, ModelError, ResourceError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Below this a failed write is put down to the disk: NumPy's, HDF5's and TensorFlow's errors carry no number.
@@ -192,3 +192,13 @@ def only_here(folder: Path, *, do: str = "wait for that run, or choose another -
             if _LEFTOVER.fullmatch(left.name) and not left.is_dir():
                 left.unlink(missing_ok=True)
         yield look
+
+
+def damaged_note(file: Path, error: Exception) -> InputError:
+    """The error of a JSON file that a run keeps beside its results, and that cannot be read."""
+    return InputError(
+        f"{file} cannot be read",
+        expected="JSON as the run writes it",
+        came=str(error),
+        do="remove it and give the run's cxr-edge train-qat command again",
+    )

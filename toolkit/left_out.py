@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from firmware_bridge.errors import InputError
 from toolkit.data.index import Index
-from toolkit.files import write_atomically
+from toolkit.files import damaged_note, write_atomically
 
 FILE = "left_out.json"
 Row = dict[str, str]
@@ -43,12 +42,7 @@ def read_left_out(run: Path) -> list[Row]:
             {key: str(row[key]) for key in ("path", "split", "label", "reason")} for row in json.loads(file.read_text())
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file} cannot be read",
-            expected="JSON as the run writes it",
-            came=str(error),
-            do="remove it and give the run's cxr-edge train-qat command again",
-        ) from error
+        raise damaged_note(file, error) from error
 
 
 def left_out_note(rows: Sequence[Row], index: Index) -> str:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.bundle import open_bundle
-from firmware_bridge.errors import InputError
 from firmware_bridge.shipped import bundle_path
 from toolkit.config import TrainConfig
 from toolkit.data.index import SEEN_SPLITS, Index
-from toolkit.files import write_atomically
+from toolkit.files import damaged_note, write_atomically
 from toolkit.shipped_weights import shipped_weights
 
 FILE = "origins.json"
@@ -92,12 +91,7 @@ def read_origins(run: Path) -> Origins:
         said = json.loads(file.read_text(encoding="utf-8"))
         return Origins(frozenset(map(Path, said["seen"])), tuple(map(str, said["unknown"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file} cannot be read",
-            expected="JSON as the run writes it",
-            came=str(error),
-            do="remove it and give the run's cxr-edge train-qat command again",
-        ) from error
+        raise damaged_note(file, error) from error
 
 
 def _of_weights(weights: str) -> Origins:

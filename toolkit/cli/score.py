@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from firmware_bridge.errors import ConfigError
 from firmware_bridge.result import NOTICE
+
+if TYPE_CHECKING:
+    from toolkit.archive.run import ScoreSummary
 
 
 @click.command("score", epilog=NOTICE)
@@ -75,7 +79,6 @@ def command(
     from toolkit.archive.fhir import check_fhir_file, write_fhir
     from toolkit.archive.run import RAY, ScoreOptions, score_archive
     from toolkit.archive.source import SourceOptions
-    from toolkit.data.index import printable
 
     if ray_address and engine != RAY:
         raise ConfigError(
@@ -104,7 +107,16 @@ def command(
     bundles = None if fhir is None else write_fhir(out, fhir)
     if as_json:
         click.echo(json.dumps(done.to_json()))
-        return
+    else:
+        _say(done)
+        if bundles is not None:
+            click.echo(f"FHIR: {bundles} Bundles in {fhir}")
+        click.echo(NOTICE)
+
+
+def _say(done: ScoreSummary) -> None:
+    from toolkit.data.index import printable
+
     click.echo(
         f"{done.scored} scored, {done.refused} refused, {done.unreadable} unreadable in {done.seconds:.0f} s "
         f"({done.per_s:.3g}/s); {done.before} were done before"
@@ -120,11 +132,8 @@ def command(
     if passed:
         click.echo("passed over: " + ", ".join(f"{count} {_PASSED[name]}" for name, count in passed.items()))
     click.echo(f"Results: {done.out}")
-    if bundles is not None:
-        click.echo(f"FHIR: {bundles} Bundles in {fhir}")
     if done.unreadable_table:
         click.echo(f"Unreadable: {done.unreadable_table}; --retry-unreadable tries these again")
-    click.echo(NOTICE)
 
 
 _REASONS = 5
