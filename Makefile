@@ -79,7 +79,7 @@ test-devices: $(STAMP)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'devices and not devices_all' tests/devices
 
 test-devices-all: $(STAMP)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'devices and not devices_boot' tests/devices
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m 'devices and not devices_boot' tests/devices
 
 test-devices-boot: $(STAMP)
 	$(BIN)/python -m pytest -n0 -s -m devices_boot tests/devices

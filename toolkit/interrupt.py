@@ -1,4 +1,4 @@
-"""Ctrl-C that is never lost.
+"""Ctrl-C that is never lost, and a SIGTERM (a queue's time limit, a service that is stopped) that ends work as it does.
 
 Python drops a KeyboardInterrupt that is raised inside a finalizer or a weak reference's callback, and tracing a graph
 runs thousands of those. So the signal is also remembered, and every loop with a progress bar asks.
@@ -12,27 +12,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
 # Signals belong to the process, and so does the memory of one.
-_asked = threading.Event()
+_asked: list[type[KeyboardInterrupt]] = []
+_MEANS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 
 @contextmanager
 def remembering_interrupts() -> Iterator[None]:
-    """Remember SIGINT for as long as this lasts; outside the main thread, which no signal reaches, do nothing."""
+    """Remember SIGINT and SIGTERM while this lasts; outside the main thread, which no signal reaches, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        _asked.set()
-        signal.default_int_handler(number, frame)
+    def remember(number: int, _frame: FrameType | None) -> None:
+        _asked.append(_MEANS[signal.Signals(number)])
+        raise _asked[0]
 
-    before = signal.signal(signal.SIGINT, remember)
+    before = {number: signal.signal(number, remember) for number in _MEANS}
     try:
         yield
         raise_if_interrupted()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         _asked.clear()
 
 
@@ -40,7 +47,7 @@ def raise_if_interrupted() -> None:
     """Raise the KeyboardInterrupt that was asked for, if one was.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed within `remembering_interrupts`.
+        KeyboardInterrupt: Ctrl-C was pressed within `remembering_interrupts`; `Terminated` where it was SIGTERM.
     """
-    if _asked.is_set():
-        raise KeyboardInterrupt
+    if _asked:
+        raise _asked[0]

@@ -54,7 +54,7 @@ class Server:
             "prove": self._prove,
             "switch": self._switch,
             "settle": self._settle,
-            "rollback": self._rollback,
+            "prove_earlier": self._prove_earlier,
             "status": lambda _request: manage.status(self._layout),
             "logs": lambda request: manage.logs(lines=int(request["lines"]), since=str(request.get("since", ""))),
             "measure": self._measure,
@@ -148,7 +148,7 @@ class Server:
             self._say({"progress": line})
         return orders.outcome(self._layout, id)
 
-    def _rollback(self, request: Request) -> Any:
+    def _prove_earlier(self, request: Request) -> Any:
         chosen = manage.choose_rollback(self._layout, request.get("to"))
         # What ran once may be signed by a key that is revoked since, and would trust it: today's keys go along.
         description = keys.with_todays_keys(self._layout, release.read_release(self._layout, chosen))
@@ -157,8 +157,7 @@ class Server:
         secret_files.stage_those_of(self._layout, chosen)
         # A release that was deployed without a look at its broker comes back without one.
         broker = release.read_json(self._layout.release(chosen) / release.ORDER).get("broker") is not False
-        asked = {"broker": broker, **request, "id": description.id, "reason": "rollback"}
-        return {"id": description.id, **self._switch(asked)}
+        return {"id": description.id, "broker": broker}
 
     def _measure(self, request: Request) -> Any:
         stream = _Bounded(self._source, int(request["bytes"]))

@@ -49,6 +49,7 @@ def _used_s(hosts: Sequence[Host]) -> float:
 
 
 @pytest.mark.devices_all
+@pytest.mark.xdist_group("fleet")  # two fleets at once need more inotify instances than a machine gives
 @pytest.mark.parametrize("cores", [None, 0.08], ids=["sharing", "processors-of-their-own"])
 def test_twenty_devices_at_once(
     make_host: MakeHost, workstation: Workstation, old: Path, new: Path, xray: Path, cores: float | None

@@ -152,6 +152,20 @@ def test_a_connection_cut_during_the_switch(deployed: Host, workstation: Worksta
     assert workstation.deploy(new, hosts=[deployed]).succeeded().states == ["nothing changed"]
 
 
+def test_a_connection_cut_during_a_rollback(
+    deployed: Host, workstation: Workstation, old: Path, new: Path, xray: Path
+) -> None:
+    workstation.deploy(new, hosts=[deployed]).succeeded()
+    process = workstation.start("rollback", "--watch", "1", hosts=[deployed])
+    until(lambda: switching(deployed), timeout_s=120, what="the switch")
+    deployed.cable.cut()
+    require_runs(deployed, old, xray)
+    deployed.cable.mend()
+    told, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "runs again" in told
+
+
 def test_power_lost_during_the_switch(
     deployed: Host, workstation: Workstation, old: Path, new: Path, xray: Path
 ) -> None:

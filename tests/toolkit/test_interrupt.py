@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from toolkit.interrupt import raise_if_interrupted, remembering_interrupts
+from toolkit.interrupt import Terminated, raise_if_interrupted, remembering_interrupts
 from toolkit.progress import progress
 
 
@@ -35,9 +35,14 @@ def test_an_interrupt_inside_a_finalizer_ends_the_loop() -> None:
     assert done == [0, 1, 2, 3]
 
 
-def test_without_one_nothing_happens_and_the_handler_comes_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
+def test_sigterm_ends_it_as_well_and_is_told_apart() -> None:
+    with pytest.raises(Terminated), remembering_interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_without_one_nothing_happens_and_the_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with remembering_interrupts():
         raise_if_interrupted()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     raise_if_interrupted()

@@ -8,6 +8,7 @@ and keeps what is done.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from toolkit.archive.processes import Handed, without_interrupts
 from toolkit.archive.work import Setup
 
 _CONNECT_S = 10.0
+_ANSWER_S = 20.0
+# What a client of HTTP/2 sends first, with no setting of its own; a server's first frame is one of settings, too.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_SETTINGS, _HEADER_BYTES = 4, 9
 # A Ray of one's own starts in 5 s; a busy cluster may take minutes to start actors.
 _START_S = 300.0
 # The helper says something every 5 s: its silence means that Ray holds it for good.
@@ -138,18 +143,31 @@ class RayEngine:
 
 
 def check_answers(address: str) -> None:
-    """Knock at a cluster's door: Ray itself tries for minutes.
+    """Knock at a cluster's door, and hear whether gRPC answers (RFC 9113, 3.4): Ray itself tries for minutes.
 
     Raises:
-        ClusterError: nobody opens, or the address cannot be one.
+        ClusterError: nobody opens or says what a Ray would, or the address cannot be one.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and host and port.isdigit()):
         raise cluster_error(address, "no HOST:PORT")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as door:
+            if os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
+                _require_settings(door, address)
     except (OSError, OverflowError) as error:
         raise cluster_error(address, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _require_settings(door: socket.socket, address: str) -> None:
+    door.settimeout(_ANSWER_S)
+    door.sendall(_PREFACE)
+    try:
+        header = door.recv(_HEADER_BYTES, socket.MSG_WAITALL)
+    except TimeoutError as error:
+        raise cluster_error(address, f"it took the connection and said nothing for {_ANSWER_S:.0f} s") from error
+    if len(header) < _HEADER_BYTES or header[3] != _SETTINGS:
+        raise cluster_error(address, "something that is no Ray answers there")
 
 
 def cluster_error(address: str, came: str) -> ClusterError:

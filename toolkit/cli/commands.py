@@ -12,6 +12,7 @@ import click
 from firmware_bridge.errors import CxrEdgeError, MissingExtraError, ResourceError
 from firmware_bridge.result import NOTICE
 from toolkit.cli.lazy import LazyGroup
+from toolkit.interrupt import Terminated
 
 # name -> (module, one line of help); the module is imported when the command is called, its object is `command`.
 COMMANDS = {
@@ -41,6 +42,7 @@ COMMANDS = {
     "doctor": ("toolkit.cli.doctor", "Look for what would go wrong here, and how to mend it."),
 }
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXIT_TERMINATED = 143  # 128 + SIGTERM
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -57,9 +59,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
         click.echo("\ninterrupted; what was finished before stands", err=True)
-        return EXIT_INTERRUPTED
+        # Click turns the one into the other.
+        return EXIT_TERMINATED if isinstance(error.__cause__, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) left. Python would complain once more while it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

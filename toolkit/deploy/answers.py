@@ -53,7 +53,7 @@ SHAPES: Mapping[str, Any] = {
     "prove": {"chosen": _CHOSEN, "tensorrt?": (None, str)},
     "switch": _OUTCOME,
     "settle": _OUTCOME,
-    "rollback": {"id": str, **_OUTCOME},
+    "prove_earlier": {"id": str, "broker": bool},
     "status": {
         "current": (None, str),
         "activating": (None, str),

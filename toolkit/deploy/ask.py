@@ -10,7 +10,7 @@ from toolkit.deploy.device import at_device
 from toolkit.deploy.fleet import Ended, Waves, each
 from toolkit.deploy.inventory import Host
 from toolkit.deploy.ssh import Access
-from toolkit.deploy.switch import require_running
+from toolkit.deploy.switch import switch
 
 Password = Callable[[Host], str | None]
 
@@ -58,20 +58,27 @@ async def roll_back(
         to: the first digits of a release's id.
         watch_s: how long it must stay up.
         keep: releases that are kept.
+
+    Returns:
+        For each that went back, {"id": the release that runs again, ...}.
     """
 
     async def one(host: Host) -> Any:
         async with at_device(host, access, password=lambda: password(host)) as device:
             reporter.step(host.name, "proving the release to go back to")
             await device.request("lock")
-            outcome = await device.request(
-                "rollback",
-                progress=lambda line: reporter.step(host.name, line),
-                to=to,
+            earlier = await device.request("prove_earlier", to=to)
+            await switch(
+                device,
+                earlier["id"],
+                access,
+                reason="rollback",
                 watch_s=watch_s,
                 keep=keep,
+                broker=earlier["broker"],
+                password=lambda: password(host),
+                say=lambda line: reporter.step(host.name, line),
             )
-            require_running(host, outcome)
-            return outcome
+            return earlier
 
     return await each(hosts, one, Waves(stop_at=1.0))

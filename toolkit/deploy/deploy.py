@@ -176,6 +176,7 @@ async def _apply(
                 device,
                 plan.release,
                 access,
+                reason="deploy",
                 watch_s=options.watch_s,
                 keep=options.keep,
                 broker=options.broker,

@@ -27,11 +27,12 @@ _ALIVE_S = 5.0
 # How long a device may take for an answer, once it has all of the request. Longer than it allows itself
 # (`firmware_bridge.deploy`): this is for one that hangs, or never meant to answer.
 _LIMIT_S = 900.0
-_LIMITS_S = {"commit": 1800.0, "engines": 3600.0, "prove": 2400.0, "rollback": 3600.0, "measure": 4500.0}
+_LIMITS_S = {"commit": 1800.0, "engines": 3600.0, "prove": 2400.0, "prove_earlier": 2400.0, "measure": 4500.0}
 # What to do where the connection is lost in the middle of it.
 _AGAIN = "deploy again: the device runs what it ran, what arrived is kept"
 _AFTER_LOSS = {
-    "rollback": "`cxr-edge status` shows what runs: a switch that had begun comes to its end there without us",
+    "prove_earlier": "give the command again: the device runs what it ran",
+    "switch": "`cxr-edge status` shows what runs: a switch that had begun comes to its end there without us",
     "uninstall": "give the command again: it goes on with what is left",
     "measure": "measure again",
     **dict.fromkeys(("status", "logs"), "give the command again: it only reads"),

@@ -24,6 +24,7 @@ async def switch(
     release: str,
     access: Access,
     *,
+    reason: str,
     watch_s: float,
     keep: int,
     broker: bool,
@@ -36,6 +37,7 @@ async def switch(
         device: which.
         release: the id that shall run; proven there.
         access: how to get in again, should the connection break in the middle.
+        reason: "deploy" or "rollback".
         watch_s: how long it must stay up.
         keep: releases that are kept.
         broker: a configured broker must be reachable from there.
@@ -47,7 +49,7 @@ async def switch(
         HostError: the device did not come back in time: what it runs is settled there without us.
         DeployError: nobody knows how it ended.
     """
-    order: dict[str, Any] = {"id": release, "watch_s": watch_s, "keep": keep, "reason": "deploy", "broker": broker}
+    order: dict[str, Any] = {"id": release, "watch_s": watch_s, "keep": keep, "reason": reason, "broker": broker}
     try:
         outcome = await device.request("switch", progress=say, **order)
     except HostError as lost:

@@ -85,13 +85,14 @@ def test_killed_workers_are_replaced_and_their_xrays_tried_again(many: Path, out
     assert_whole(out, many)
 
 
-def test_ctrl_c_keeps_what_is_finished(many: Path, out: Path, start: Start) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_keeps_what_is_finished(number: int, code: int, many: Path, out: Path, start: Start) -> None:
     run = start(many, "--out", out, "--workers", "2")  # with a minute between two parts
     until(lambda: (out / "_run.json").exists() and len(workers_of(run.pid)) == 2, "no workers")
     time.sleep(1.2)  # an idle machine scores them all in three
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: all processes of it
+    os.killpg(run.pid, number)  # as a terminal or a queue does: all processes of it
     _, told = run.communicate(timeout=WAIT_S)
-    assert run.returncode == 130
+    assert run.returncode == code
     assert "interrupted; what was finished before stands" in told
     assert "Traceback" not in told
     finished = len(paths_of(out)) if parts(out) else 0

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import multiprocessing
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -99,13 +100,29 @@ def test_what_was_finished_before_the_cluster_went_away_is_handed_over_first() -
 
 
 def test_a_cluster_that_does_not_answer(archive: Path, out: Path) -> None:
-    for address, came in ((f"127.0.0.1:{free_port()}", "Connection refused"), ("nonsense", "no HOST:PORT")):
+    # Two that Ray itself would wait for over five minutes: one that says nothing, and one that is something else.
+    silent, web = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+    doors = []
+
+    def answer() -> None:
+        doors.append(web.accept()[0])
+        doors[0].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    threading.Thread(target=answer, daemon=True).start()
+    for address, came in (
+        (f"127.0.0.1:{free_port()}", "Connection refused"),
+        ("nonsense", "no HOST:PORT"),
+        (f"127.0.0.1:{silent.getsockname()[1]}", "said nothing"),
+        (f"127.0.0.1:{web.getsockname()[1]}", "no Ray"),
+    ):
         command = [*COMMAND, str(archive), "--out", str(out), "--engine", "ray", "--ray-address", address]
         told = subprocess.run(command, capture_output=True, text=True, timeout=KNOCKING_S)
         assert told.returncode == 9
         assert came in told.stderr
         assert "the same command again" in told.stderr
         assert "Traceback" not in told.stderr
+    for one in (silent, web, *doors):
+        one.close()
 
 
 def test_killed_actors_and_a_cluster_that_goes_away(many: Path, out: Path, start: Start, cluster: Node) -> None:

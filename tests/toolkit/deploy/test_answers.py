@@ -171,7 +171,7 @@ def test_a_shell_that_waits_for_somebody_is_told_by_its_last_words(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("do", "words"), [("stock", "deploy again"), ("rollback", "`cxr-edge status`"), ("logs", "it only reads")]
+    ("do", "words"), [("stock", "deploy again"), ("switch", "`cxr-edge status`"), ("logs", "it only reads")]
 )
 def test_a_device_that_goes_away_in_the_middle_says_what_to_do_about_that(tmp_path: Path, do: str, words: str) -> None:
     def leave(_request: bytes) -> Any:
