@@ -60,10 +60,10 @@ ALWAYS = ("service", "status", "retention")
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did, and what it left."""
+    """What a run did, and how many results its broker did not take yet; None: it has no broker."""
 
     tally: Tally
-    unsent: int
+    unsent: int | None
 
 
 class Agent:
@@ -267,7 +267,7 @@ class Agent:
                 )
             if counts.unsent and reports:
                 raise self._unsent(counts.unsent)
-        return Summary(tally, counts.unsent)
+        return Summary(tally, counts.unsent if reports else None)
 
     def _unsent(self, unsent: int) -> BrokerError:
         facts = self._health.facts().get("mqtt", {})

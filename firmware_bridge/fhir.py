@@ -104,7 +104,9 @@ class _Shared:
             return _Entry({"resource": full, "request": {"method": "PUT", "url": f"{kind}/{id}"}}, f"{kind}/{id}")
         condition = f"identifier={codes.URIS}|urn:uuid:{id}"
         request = {"method": "POST", "url": kind, "ifNoneExist": condition}
-        return _Entry({"fullUrl": f"urn:uuid:{id}", "resource": full, "request": request}, f"urn:uuid:{id}")
+        # Not the identifier's: there are servers that write the new resource's address wherever they find its fullUrl.
+        url = f"urn:uuid:{codes.uuid_of('fullUrl', id)}"
+        return _Entry({"fullUrl": url, "resource": full, "request": request}, url)
 
     def subject(self) -> Json:
         """{"subject": ...}, or nothing: who is not named in the settings' words is nobody here."""

@@ -64,6 +64,23 @@ def _library() -> None:
     pytest.importorskip("fhir.resources", reason="needs the extra 'fhir'")
 
 
+def test_only_references_hold_the_address_of_another_entry() -> None:
+    """Servers that write real addresses for it do so wherever they find it: in an identifier, doubles come of it."""
+
+    def held(value: Any, key: str = "") -> list[tuple[str, str]]:
+        if isinstance(value, dict):
+            return [one for name, below in value.items() for one in held(below, name)]
+        if isinstance(value, list):
+            return [one for below in value for one in held(below, key)]
+        return [(key, value)]
+
+    bundle = fhir_bundle(SCORED)
+    urls = {entry["fullUrl"] for entry in bundle["entry"]}
+    assert len(urls) == len(bundle["entry"])
+    found = [key for entry in bundle["entry"] for key, value in held(entry["resource"]) if value in urls]
+    assert set(found) == {"reference"}
+
+
 @pytest.mark.usefixtures("_library")
 @pytest.mark.parametrize("write", ["create", "put"])
 @pytest.mark.parametrize("origin", [FhirOrigin(), ALL, BARE], ids=["nobody", "all", "bare"])

@@ -92,7 +92,8 @@ def command(ctx: click.Context, /, *, config: Path | None, once: bool, quiet: bo
     set_up(ctx.obj.section(LogSettings))
     summary = run_agent(ctx.obj, once=once)
     tally = summary.tally
+    unsent = "" if summary.unsent is None else f", {summary.unsent} unsent"
     click.echo(
         f"{tally.scored} scored ({tally.by_decision['positive']} positive), {tally.refused} refused, "
-        f"{tally.known} repeated, {summary.unsent} unsent. {NOTICE}"
+        f"{tally.known} repeated{unsent}. {NOTICE}"
     )
