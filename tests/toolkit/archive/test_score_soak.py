@@ -78,7 +78,7 @@ def test_killed_between(big_data: Path, tmp_path: Path, out: Path, start: Callab
                 continue  # it starts, or has just been hit
             if held := resident_mb(run.pid):
                 memory.append(held)
-            due_s = due_s or time.monotonic() + random.uniform(2, 8)
+            due_s = due_s or time.monotonic() + random.uniform(0.3, 2)  # after a part more is written
             if time.monotonic() < due_s or sum(kills.values()) >= KILLS:
                 continue
             parts, due_s = len(list(out.glob("part-*"))), 0.0
