@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +37,22 @@ def state_of_layer(layout: Layout, hash: str, *, every_byte: bool = True) -> str
     if not every_byte and looks_as_before(layout, hash, listing):
         return "intact"
     return "damaged" if _wrong_files(folder, listing) else "intact"
+
+
+def require_intact(layout: Layout, hashes: Iterable[str]) -> None:
+    """Read every byte of layers that nothing was sent for.
+
+    Raises:
+        DeployError: one is damaged or absent.
+    """
+    for hash in hashes:
+        if (state := state_of_layer(layout, hash)) != "intact":
+            raise DeployError(
+                "the release is not what it was",
+                expected=f"layer {hash[:16]} as it was sent, to the last byte",
+                came=f"it is {state}: a worn disk, or somebody changed it",
+                do="deploy that bundle with --allow-downgrade: what is damaged is sent again",
+            )
 
 
 def known_content(layout: Layout) -> dict[str, Path]:

@@ -86,8 +86,19 @@ def settled_and_locked(layout: Layout, *, wait_s: float) -> Iterator[bool]:
             pass
 
 
-def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str, broker: bool = True) -> None:
+def order(
+    layout: Layout, id: str, *, watch_s: float, keep: int, reason: str, broker: bool = True, token: str = ""
+) -> None:
     """Ask for a switch: durable from here on. The unit does it, whatever becomes of us.
+
+    Args:
+        layout: the device.
+        id: the release that shall run; proven.
+        watch_s: how long it must stay up.
+        keep: releases that are kept.
+        reason: "deploy", "rollback", ...
+        broker: a configured broker must be reachable.
+        token: by which whoever asks knows its own order again; empty: nobody will ask.
 
     Raises:
         DeployError: systemd does not start it, or nobody could wait for so long a watch.
@@ -106,11 +117,30 @@ def order(layout: Layout, id: str, *, watch_s: float, keep: int, reason: str, br
     drop_copy(layout)  # of an earlier switch
     way_back.lay(layout, previous)
     asked: dict[str, Any] = {"previous": previous, "watch_s": watch_s, "keep": keep, "reason": reason}
-    write_json(folder / ORDER, {**asked, "broker": broker, "said": [], way_back.LAID: True})
+    write_json(folder / ORDER, {**asked, "broker": broker, "token": token, "said": [], way_back.LAID: True})
     switch(layout, layout.activating, id)
     systemctl("daemon-reload")
     systemctl("enable", "--quiet", ACTIVATION)
     systemctl("start", "--no-block", ACTIVATION)
+
+
+def require_ordered(layout: Layout, id: str, token: str, *, wait_s: float) -> None:
+    """Make sure that the last order for a release is the one that was given with `token`.
+
+    Raises:
+        DeployError: it is another or none, and ours comes no more: what stands there of an end is an earlier one's.
+    """
+    file = layout.release(id) / ORDER
+    if read_json(file).get("token") == token:
+        return
+    with locked(layout, wait_s=wait_s):  # the connection that was lost may have it still; its lock ends with it
+        if read_json(file).get("token") != token:
+            raise DeployError(
+                "the switch was not begun",
+                expected=f"our order for release {id} on the device",
+                came="none: the connection was lost before it was there",
+                do="give the command again; `cxr-edge status` shows what runs",
+            )
 
 
 def resume(layout: Layout) -> None:

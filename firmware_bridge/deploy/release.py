@@ -94,7 +94,7 @@ class Description:
     @property
     def id(self) -> str:
         """16 hex digits."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
+        return _id_of(self.to_bytes())
 
     def shown(self) -> dict[str, str]:
         """What distinguishes releases of one bundle, fit for other eyes: no secret stands in it.
@@ -104,6 +104,10 @@ class Description:
         """
         texts = {"config": _LOGIN.sub("//…@", self.config), "unit": self.unit, "trusted_keys": self.trusted_keys}
         return {**texts, APP: self.layers[APP], SITE: self.layers[SITE]}
+
+
+def _id_of(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def parse_description(content: Any) -> Description:
@@ -208,7 +212,10 @@ def read_release(layout: Layout, id: str) -> Description:
         DeployError: there is none, or it cannot be read.
     """
     try:
-        return parse_description(json.loads((layout.release(id) / DESCRIPTION).read_bytes()))
+        raw = (layout.release(id) / DESCRIPTION).read_bytes()
+        if _id_of(raw) != id:
+            raise ValueError(f"a {DESCRIPTION} whose bytes changed since it was written")
+        return parse_description(json.loads(raw))
     except (OSError, ValueError) as error:
         raise DeployError(
             f"release {id} cannot be read",

@@ -137,11 +137,14 @@ class Server:
             keep=int(request["keep"]),
             reason=request["reason"],
             broker=bool(request.get("broker", True)),
+            token=request["token"],
         )
         self._held.close()  # the unit needs the lock now; the link `activating` keeps others off
         return self._settle(request)
 
     def _settle(self, request: Request) -> Any:
+        if "token" in request:
+            orders.require_ordered(self._layout, request["id"], request["token"], wait_s=_LOCK_WAIT_S)
         orders.resume(self._layout)
         id = request["id"]
         for line in orders.follow(self._layout, id, limit_s=orders.settle_limit_s(self._layout, id)):
@@ -150,8 +153,10 @@ class Server:
 
     def _prove_earlier(self, request: Request) -> Any:
         chosen = manage.choose_rollback(self._layout, request.get("to"))
+        earlier = release.read_release(self._layout, chosen)
+        layers.require_intact(self._layout, earlier.layers.values())
         # What ran once may be signed by a key that is revoked since, and would trust it: today's keys go along.
-        description = keys.with_todays_keys(self._layout, release.read_release(self._layout, chosen))
+        description = keys.with_todays_keys(self._layout, earlier)
         release.write_release(self._layout, description)
         proving.prove(self._layout, description)
         secret_files.stage_those_of(self._layout, chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,34 +48,34 @@ async def switch(
     Raises:
         RolledBack: it did not prove itself.
         HostError: the device did not come back in time: what it runs is settled there without us.
-        DeployError: nobody knows how it ended.
+        DeployError: it was not begun, or nobody knows how it ended.
     """
-    order: dict[str, Any] = {"id": release, "watch_s": watch_s, "keep": keep, "reason": reason, "broker": broker}
+    # The release may have run before: by the token the device tells the end of this switch from that of an earlier one.
+    order: dict[str, Any] = {"id": release, "watch_s": watch_s, "token": secrets.token_hex(8)}
     try:
-        outcome = await device.request("switch", progress=say, **order)
+        outcome = await device.request("switch", progress=say, keep=keep, reason=reason, broker=broker, **order)
     except HostError as lost:
-        outcome = await _outcome_after(lost, device.host, release, access, watch_s=watch_s, password=password, say=say)
+        outcome = await _outcome_after(lost, device.host, access, order, password=password, say=say)
     require_running(device.host, outcome)
 
 
 async def _outcome_after(
     lost: HostError,
     host: Host,
-    release: str,
     access: Access,
+    order: Mapping[str, Any],
     *,
-    watch_s: float,
     password: Callable[[], str | None],
     say: Say,
 ) -> Mapping[str, Any]:
     """How a switch ended whose connection was lost."""
-    end_s = time.monotonic() + _RECONNECT_LIMIT_S + watch_s
+    end_s = time.monotonic() + _RECONNECT_LIMIT_S + float(order["watch_s"])
     while time.monotonic() < end_s:
         say("the connection was lost during the switch; trying again")
         await asyncio.sleep(_RECONNECT_S)
         try:
             async with at_device(host, access, password=password) as device:
-                outcome: Mapping[str, Any] = await device.request("settle", progress=say, id=release, watch_s=watch_s)
+                outcome: Mapping[str, Any] = await device.request("settle", progress=say, **order)
                 return outcome
         except HostError:
             continue
