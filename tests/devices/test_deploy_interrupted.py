@@ -60,7 +60,7 @@ def test_a_connection_cut_during_the_upload(
 ) -> None:
     process = start_and_wait_for_upload(workstation, deployed, large)
     deployed.cable.cut()
-    ended(process).failed("HostError", "deploy again")
+    ended(process).failed("HostError", "again")
     require_runs(deployed, old, xray)
     deployed.cable.mend()
     deployed.cable.unthrottle()
@@ -87,7 +87,7 @@ def test_power_lost_during_the_upload(
 ) -> None:
     process = start_and_wait_for_upload(workstation, deployed, large)
     deployed.power_off()
-    ended(process).failed("HostError", "deploy again")
+    ended(process).failed("HostError", "again")
     deployed.boot()
     until(lambda: deployed.show(SERVICE, "ActiveState") == "active", what="the service to start with the machine")
     require_runs(deployed, old, xray)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from firmware_bridge.errors import DeployError
 from toolkit.deploy.deploy import Reporter
 from toolkit.deploy.device import at_device
 from toolkit.deploy.fleet import Ended, Waves, each
@@ -66,7 +67,9 @@ async def roll_back(
     async def one(host: Host) -> Any:
         async with at_device(host, access, password=lambda: password(host)) as device:
             reporter.step(host.name, "proving the release to go back to")
-            await device.request("lock")
+            # Behind somebody else's rollback "the one before" would be what both wanted to leave.
+            if await device.request("lock") and not to:
+                raise _meanwhile(host)
             earlier = await device.request("prove_earlier", to=to)
             await switch(
                 device,
@@ -82,3 +85,13 @@ async def roll_back(
             return earlier
 
     return await each(hosts, one, Waves(stop_at=1.0))
+
+
+def _meanwhile(host: Host) -> DeployError:
+    return DeployError(
+        f"{host.name}: somebody else changed this device meanwhile",
+        expected="the release to run that ran when the command was given",
+        came="a deployment or a rollback that was waited for",
+        do="look at what runs now (`cxr-edge status`); where that is not it, give the command again, or name the "
+        "release (--to)",
+    )

@@ -30,6 +30,7 @@ from toolkit.deploy.toml import read_toml
 DEFAULT_WATCH = "/srv/cxr-edge"
 _ADDRESS = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[^@:\s\[\]]+)(?::(?P<port>\d{1,5}))?")
 _MOST_PORT = 65535
+_KINDS = {int: "a whole number", list: "a list", dict: "a table", str: "a text"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -78,7 +79,7 @@ def parse_address(text: str) -> tuple[str, str, int]:
     """
     found = _ADDRESS.fullmatch(text)
     port = int(found["port"] or 0) if found else 0
-    if found is None or text.startswith("-") or port > _MOST_PORT:
+    if found is None or text.startswith("-") or not text.isprintable() or port > _MOST_PORT:
         raise ConfigError(
             f"'{text}' is no address of a host",
             expected="[user@]host[:port], with an IPv6 address in brackets",
@@ -140,8 +141,9 @@ def _checked(path: Path, where: str, table: Any) -> dict[str, Any]:
     for key, value in table.items():
         if key not in known:
             raise _wrong(path, f"keys of [{where}] out of {', '.join(sorted(known))}", key)
-        if not isinstance(value, kinds.get(key, str)) or isinstance(value, bool):
-            raise _wrong(path, f"[{where}] {key} as a {kinds.get(key, str).__name__}", repr(value))
+        kind = kinds.get(key, str)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise _wrong(path, f"[{where}] {key} as {_KINDS[kind]}", repr(value))
         _check_content(path, f"[{where}] {key}", key, value)
     return dict(table)
 
@@ -150,6 +152,8 @@ def _check_content(path: Path, where: str, key: str, value: Any) -> None:
     texts = value.values() if key == "secrets" else value if isinstance(value, list) else ()
     if not all(isinstance(text, str) for text in texts):
         raise _wrong(path, f"{where} with texts in it", repr(value))
+    if key in ("address", "user") and (set(value) & set(" @") or value.startswith("-") or not value.isprintable()):
+        raise _wrong(path, f"{where} without blanks, '@' and '-' in front, beside its port and user", repr(value))
     if key == "port" and not 0 <= value <= _MOST_PORT:
         raise _wrong(path, f"{where} from 1 to {_MOST_PORT}", str(value))
 

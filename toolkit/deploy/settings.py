@@ -15,6 +15,7 @@ from toolkit.deploy.inventory import Host, merge, parse_address
 from toolkit.deploy.ssh_key import require_key
 from toolkit.deploy.targets import require_target
 
+_MOST_SECRET = 1_000_000  # systemd takes no larger credential (systemd.exec(5), LoadCredential=)
 CREDENTIALS = "/run/credentials/cxr-edge.service"
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105  the name of a credential, not one
 
@@ -86,7 +87,11 @@ def prepare(host: Host, config: Mapping[str, Any]) -> Prepared:
 
 def _secret(name: str, file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(_MOST_SECRET + 1)
+        if len(text) > _MOST_SECRET:
+            raise ValueError(f"more than {_MOST_SECRET} characters")
+        return text
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the secret {name} cannot be read",

@@ -259,6 +259,6 @@ def _meaning(host: Host, error: BaseException, where: str) -> tuple[str, str, st
         return (
             f"an answer from {where}",
             str(error) or "none in time",
-            "check that the device is on, in this network and not behind a firewall; then deploy again",
+            "check that the device is on, in this network and not behind a firewall; then give the command again",
         )
     return ("a connection over SSH", f"{type(error).__name__}: {error}", "try `ssh` with the same host; then again")

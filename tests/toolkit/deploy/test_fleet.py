@@ -126,8 +126,11 @@ def test_hosts_of_an_inventory_start_from_the_defaults(tmp_path: Path) -> None:
     [
         ("", "no host"),
         ("[hosts.a]\nadress = 'x'", "adress"),
-        ("[hosts.a]\nport = 'x'", "port as a int"),
+        ("[hosts.a]\nport = 'x'", "port as a whole number"),
         ("[hosts.a]\nport = 65536", "port from 1 to 65535"),
+        ("[hosts.a]\naddress = 'pi@10.0.0.1'", "address without blanks"),
+        ('[hosts.a]\nuser = "pi\\u001b[31m"', "user without blanks"),
+        ('[hosts.a]\naddress = "pi\\u0000"', "address without blanks"),
         ("[hosts.a]\nsecrets.pw = 3", "secrets with texts in it"),
         ("[hosts.a]\nonly_addresses = [3]", "only_addresses with texts in it"),
         ("[hosts.'a b']", "names of letters"),

@@ -37,6 +37,7 @@ address = "10.0.0.3"
         ('config.mqtt.url = "broker"', ["the MQTT address is wrong"]),
         (f'config.mqtt.url = "mqtt://{"ü" * 70}"', ["the MQTT address is wrong", "no name server"]),
         ('secrets.mqtt-password = "none.txt"', ["the secret mqtt-password cannot be read", "none.txt", "relative to"]),
+        ('secrets.mqtt-password = "/dev/zero"', ["the secret mqtt-password cannot be read", "more than 1000000"]),
         ('target = "toaster"', ["there is no target 'toaster'", "rpi-os-12"]),
         ('key = "none"', ["the SSH key", "No such file"]),
         ('sudo_password_file = "none.txt"', ["sudo's password", "none.txt"]),

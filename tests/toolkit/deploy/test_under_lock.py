@@ -14,12 +14,13 @@ import pytest
 
 from firmware_bridge.errors import DowngradeError
 from toolkit.deploy import deploy
+from toolkit.deploy.ask import roll_back
 from toolkit.deploy.deploy import Options, deploy_to
 from toolkit.deploy.settings import prepare
 from toolkit.deploy.show import Lines
 from toolkit.deploy.ssh import Access
 
-from .test_answers import impostor, listening
+from .test_answers import TOLD, impostor, listening
 from .test_plan import DONE, LAYERS, WANTED
 from .test_targets import PI_12
 
@@ -51,3 +52,24 @@ def test_a_newer_bundle_that_came_before_the_lock_is_not_replaced(
     with pytest.raises(DowngradeError, match="older than what ran there"):
         asyncio.run(body())
     assert asked == ["stock", "lock", "stock"]
+
+
+@pytest.mark.parametrize(("to", "then"), [(None, []), ("0123", ["prove_earlier"])])
+def test_a_rollback_behind_somebody_elses_goes_nowhere_unless_it_names_where(
+    tmp_path: Path, to: str | None, then: list[str]
+) -> None:
+    asked: list[str] = []
+
+    def answer(request: bytes) -> Any:
+        asked.append(json.loads(request)["do"])
+        return {"done": True} if asked[-1] == "lock" else {"error": TOLD}
+
+    async def body() -> Any:
+        access = Access(tmp_path / "known_hosts", answer_limit_s=30.0)
+        async with listening(impostor(answer=answer), tmp_path, "pi") as host:
+            news = Lines(io.StringIO())
+            return await roll_back([host], access, lambda _host: None, news, to=to, watch_s=1.0, keep=3)
+
+    (ended,) = asyncio.run(body())
+    assert asked == ["lock", *then]
+    assert ("somebody else changed" in str(ended.error)) is (to is None)
