@@ -155,7 +155,7 @@ class UpdatePart:
             self._wanted[topic] = parse_desired(payload[:MAX_MESSAGE_BYTES])
             self._news = True
         except ConfigError as error:
-            self._say(connection, dump_report(REFUSED, bundle="", error=error))
+            self._refuse(connection, "", error)
 
     def _desired(self) -> Desired | None:
         # What is said to this device alone counts before what is said to all.
@@ -176,9 +176,17 @@ class UpdatePart:
     def _was_tried(self, desired: Desired) -> bool:
         """Whether this very message was acted upon before: what was refused or rolled back is not tried for ever."""
         try:
-            return (self._folder / LAST).read_bytes() == desired.to_bytes()
+            return self._last() == desired.to_bytes()
         except OSError:
             return False
+
+    def _last(self) -> bytes:
+        """The message that was acted upon last.
+
+        Raises:
+            OSError: there was none.
+        """
+        return (self._folder / LAST).read_bytes()
 
     def _fetch(self, connection: Connection, desired: Desired) -> None:
         self._say(connection, dump_report(FETCHING, bundle=desired.bundle))
@@ -196,7 +204,7 @@ class UpdatePart:
         except (CxrEdgeError, OSError, http.client.HTTPException) as error:
             part.unlink(missing_ok=True)
             known = error if isinstance(error, CxrEdgeError) else _unreachable(desired, error)
-            self._say(connection, dump_report(REFUSED, bundle=desired.bundle, error=known))
+            self._refuse(connection, desired.bundle, known)
             if not isinstance(known, BundleError):
                 raise known from error  # and again, after a while
             self._note(desired)  # only another message is worth another try
@@ -219,12 +227,19 @@ class UpdatePart:
 
     def _tell_report(self, connection: Connection) -> None:
         """Pass on what the root half says of its work; after a restart too."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, ConfigError):
             report = (self._folder / REPORT).read_bytes()
             if report != self._told:
-                json.loads(report)
-                connection.publish(Message(self._topic, report, retain=True, content_type="application/json"))
+                content = json.loads(report)
+                # Root does not know what a file that it refuses was wished as: we handed it over.
+                told = {**content, "bundle": content.get("bundle") or parse_desired(self._last()).bundle}
+                self._say(connection, json.dumps(told).encode())
                 self._told = report
+
+    def _refuse(self, connection: Connection, bundle: str, error: CxrEdgeError) -> None:
+        if not isinstance(error, ResourceError):  # which is tried again, and is a problem of the status until then
+            _LOG.warning("update refused: %s: %s", error.what, error.came)
+        self._say(connection, dump_report(REFUSED, bundle=bundle, error=error))
 
     def _say(self, connection: Connection, report: bytes) -> None:
         connection.publish(Message(self._topic, report, retain=True, content_type="application/json"))

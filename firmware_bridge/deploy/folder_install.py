@@ -29,9 +29,10 @@ from firmware_bridge.deploy.layers import commit, prepare, receive, state_of_lay
 from firmware_bridge.deploy.layout import SERVICE, Layout
 from firmware_bridge.deploy.orders import order, settle, settled_and_locked
 from firmware_bridge.deploy.proving import prove
-from firmware_bridge.deploy.release import write_release
+from firmware_bridge.deploy.release import Description, write_release
 from firmware_bridge.deploy.systemd import state_of
-from firmware_bridge.errors import PreflightError
+from firmware_bridge.deploy.unit import secret_names
+from firmware_bridge.errors import ConfigError, PreflightError
 
 _WATCH_S, _KEEP, _LOCK_WAIT_S = 5.0, 3, 60.0
 Say = Callable[[str], None]
@@ -55,6 +56,7 @@ def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
         PreflightError: it is for another kind of device.
         DowngradeError: the device ran a newer bundle.
         RolledBack: it did not stay up.
+        ConfigError: a secret that its settings name is not on the device yet.
         DeployError, OSError: anything else; what ran before still runs.
     """
     folder = _fit_folder(path)
@@ -64,9 +66,11 @@ def install_folder(layout: Layout, path: Path, *, trust: str, allow_downgrade: b
         _forbid_older(layout, folder, allow_downgrade=allow_downgrade)
         if todays_keys(layout):
             say(f"signed by {trusted_key(layout, folder).name}")
+            _require_secrets(layout, description)
             _take(layout, folder, say=say)
         else:
             chosen_key(folder, trust)
+            _require_secrets(layout, description)
             _take_unknown(layout, folder, trust, say=say)
         for done in install(layout, secrets={}, watch=description.watch):
             say(f"made {done}")
@@ -130,6 +134,23 @@ def _forbid_older(layout: Layout, folder: Folder, *, allow_downgrade: bool) -> N
     if not allow_downgrade:
         hint = "install the newer one, or say --allow-downgrade if that is what you want"
         forbid_downgrade(layout, folder.description.bundle, do=hint)
+
+
+def _require_secrets(layout: Layout, description: Description) -> None:
+    """No secret travels in a folder: whoever installs it puts them on the device first.
+
+    Raises:
+        ConfigError: one is not there; systemd would not start the service without it.
+    """
+    missing = [name for name in secret_names(description.unit) if not (layout.secrets / name).is_file()]
+    if missing:
+        folder = f"/{layout.secrets.relative_to(layout.root)}"
+        raise ConfigError(
+            f"the settings in this folder need the secret {', '.join(missing)}, which is not on this device",
+            expected=" and ".join(f"{folder}/{name}" for name in missing),
+            came="no such file",
+            do=f"sudo install -Dm 600 FILE {folder}/{missing[0]}; then install again",
+        )
 
 
 def _take(layout: Layout, folder: Folder, *, say: Say) -> None:

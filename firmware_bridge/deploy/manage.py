@@ -118,12 +118,12 @@ def _failures(layout: Layout) -> list[dict[str, Any]]:
 
 
 def logs(*, lines: int, since: str = "") -> list[str]:
-    """The service's log.
+    """The log of the service, and of the updates that were asked for by a message.
 
     Raises:
         DeployError: the journal cannot be read.
     """
-    return log_lines(SERVICE, lines=lines, since=since)
+    return log_lines(SERVICE, UPDATE, lines=lines, since=since)
 
 
 def choose_rollback(layout: Layout, to: str | None) -> str:
@@ -139,7 +139,7 @@ def choose_rollback(layout: Layout, to: str | None) -> str:
             "there is nothing to go back to",
             expected="a release that ran before the current one",
             came=f"{current} alone, which runs" if current else "no release",
-            do="deploy an older bundle with --allow-downgrade",
+            do="deploy an older bundle with --allow-downgrade" if current else "deploy a bundle with `cxr-edge deploy`",
         )
     if not to:
         return others[-1]

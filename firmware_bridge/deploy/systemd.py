@@ -96,13 +96,14 @@ def state_of(unit: str) -> UnitState:
     )
 
 
-def log_lines(unit: str, *, lines: int, since: str = "") -> list[str]:
-    """The last lines of a unit's log.
+def log_lines(*units: str, lines: int, since: str = "") -> list[str]:
+    """The last lines of the log of units, in the order of time.
 
     Raises:
         DeployError: the journal cannot be read.
     """
-    command = ["journalctl", "--no-pager", "--quiet", "--unit", unit, "--lines", str(lines), "--output", "short-iso"]
+    command = ["journalctl", "--no-pager", "--quiet", "--lines", str(lines), "--output", "short-iso"]
+    command += [f"--unit={unit}" for unit in units]
     try:
         done = subprocess.run(
             command + (["--since", since] if since else []),

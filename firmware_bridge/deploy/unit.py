@@ -19,6 +19,7 @@ _NOTIFY_RELOAD = 253
 _RESTART_STEPS = 254
 # What ProtectHome and PrivateTmp put an empty folder over: a watched folder in there is bound into it.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  names, nothing is written there
+_CREDENTIAL = "LoadCredential="
 _BROKEN = '\n\r\0"\\'
 # What systemd takes for the end of a path: white space of any kind, and ":" of BindPaths=.
 _ENDS = ":\t\v\f\x85\xa0"
@@ -62,7 +63,7 @@ def unit_text(
         ),
         "" if systemd >= _NOTIFY_RELOAD else "ExecReload=/bin/kill -HUP $MAINPID\n",
         "RestartSteps=8\nRestartMaxDelaySec=120\n" if systemd >= _RESTART_STEPS else "",
-        "".join(f"LoadCredential={secret}:/etc/cxr-edge/secrets/{secret}\n" for secret in secrets),
+        "".join(f"{_CREDENTIAL}{secret}:/etc/cxr-edge/secrets/{secret}\n" for secret in secrets),
         f"MemoryMax={memory_max_mb}M\nTasksMax={tasks_max}\n",
         SANDBOX,
         _folders(watch, folder),
@@ -71,6 +72,12 @@ def unit_text(
         _INSTALL,
     ]
     return "".join(parts)
+
+
+def secret_names(unit: str) -> list[str]:
+    """The secrets that a unit which this module wrote hands over."""
+    lines = [line for line in unit.splitlines() if line.startswith(_CREDENTIAL)]
+    return [line.removeprefix(_CREDENTIAL).partition(":")[0] for line in lines]
 
 
 _UNIT = """\

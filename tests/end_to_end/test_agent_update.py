@@ -108,6 +108,12 @@ def test_a_signed_bundle_is_fetched_and_handed_over(
     # What the other half says of it is passed on.
     (listening.state / "update" / "report.json").write_text(json.dumps({"schema": 1, "state": "running"}))
     until(lambda: "running" in fleet.states, what="running")
+    # That half does not know what it refuses; whoever reads the topic is told.
+    refused = {"schema": 1, "state": "refused", "bundle": "", "error": {"what": "it is older"}}
+    (listening.state / "update" / "report.json").write_text(json.dumps(refused))
+    until(lambda: "refused" in fleet.states, what="refused")
+    with open_bundle(new) as opened:
+        assert fleet.reports[-1] == {**refused, "bundle": opened.id}
 
 
 def test_a_broker_that_is_away_is_told_and_does_not_count_as_broken(listening: Agent, mosquitto: Mosquitto) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from firmware_bridge.result import NOTICE
+from toolkit.cli.bundle_file import BUNDLE_FILE
 from toolkit.cli.hosts import Reach, for_hosts, leave, run_async
 from toolkit.cli.to_usb import Stick, refuse_with_stick, write_folder
 
@@ -18,7 +19,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("deploy", epilog=NOTICE)
-@click.argument("bundle", type=_FILE)
+@click.argument("bundle", type=BUNDLE_FILE)
 @click.option(
     "--trusted-keys",
     type=_FILE,

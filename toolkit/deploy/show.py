@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -70,13 +71,16 @@ def reporter(hosts: Sequence[str], stream: TextIO, *, quiet: bool) -> Iterator[L
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
+    # On a narrow terminal the step's words are cut, and the time is not.
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[step]}", markup=False),  # a device's words are no markup
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+        # A device's words are no markup.
+        TextColumn("{task.fields[step]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
     with Progress(*columns, console=Console(file=stream)) as progress:
         yield Bars(progress, hosts)
@@ -195,7 +199,15 @@ def _release_lines(one: Any, running: Any) -> Iterator[str]:
 
 
 def _wrapped(text: str) -> str:
-    return click.wrap_text(text, _WIDTH, _INDENT, _INDENT + "  ")
+    # Not click.wrap_text: it breaks at hyphens, and half a path cannot be copied.
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT + "  ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def status_json(one: Ended[Any]) -> dict[str, Any]:

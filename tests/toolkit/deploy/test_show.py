@@ -57,6 +57,13 @@ def test_a_long_failure_stands_on_lines_that_fit() -> None:
     assert "2.7 ms at its proof" in text
 
 
+def test_a_path_is_not_broken_at_its_hyphens() -> None:
+    path = "/run/credentials/cxr-edge.service/mqtt-password"
+    for before in range(40, 110):
+        error = {"what": "x", "expected": "x" * before + " " + path, "came": "x", "do": "x"}
+        assert path in "\n".join(status_lines("pi", {**STATUS, "failed": [{"id": "1" * 16, "error": error}]}))
+
+
 def test_the_table_names_the_bundle() -> None:
     plan = Plan("pi", "rpi-os-12", "chest", "0cb593a182063e92", None, None, ())
     error = HostError("off cannot be reached", expected="x", came="x", do="x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from firmware_bridge.deploy.folder_install import install_folder
 from firmware_bridge.deploy.history import remember
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.release import write_release
-from firmware_bridge.errors import CxrEdgeError, DeployError, DowngradeError, SignatureError
+from firmware_bridge.errors import ConfigError, CxrEdgeError, DeployError, DowngradeError, SignatureError
 from firmware_bridge.signing import FOLDER_CONTEXT, dump_signatures, sign
 from firmware_bridge.trust import read_trusted_keys
 from tests.firmware_bridge.deploy.described import DESCRIPTION, layered
@@ -88,6 +89,21 @@ def test_code_on_a_stick_that_gives_no_answer_is_refused_as_well(stick: Path, mo
     with pytest.raises(SignatureError, match="cannot be checked") as caught:
         installed(stick, Layout(stick.with_name("device")))
     assert caught.value.came == "exit code 1"
+
+
+def test_a_secret_that_the_settings_need_is_asked_for_before_anything_is_done(
+    room: Path, stick: Path, tmp_path: Path
+) -> None:
+    (room / "password").write_text("secret")
+    shutil.rmtree(stick)
+    (room / "agent.toml").write_text('[mqtt]\nurl = "mqtt://edge@broker"\n')
+    more = ("--config", str(room / "agent.toml"), "--mqtt-password-file", str(room / "password"))
+    write(room, "--target", "rpi-os-12", *more)
+    layout = Layout(tmp_path / "device")
+    with pytest.raises(ConfigError, match=r"secret mqtt-password[\s\S]*/etc/cxr-edge/secrets/mqtt-password") as caught:
+        installed(stick, layout)
+    assert str(tmp_path) not in str(caught.value)
+    assert not layout.base.exists()
 
 
 def test_a_newer_bundle_that_came_while_the_lock_was_waited_for_is_not_replaced(
