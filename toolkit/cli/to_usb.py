@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def write_folder(
         click.echo(
             f"First put {name} on the device: sudo install -Dm 600 FILE {SECRETS}/{name} (no secret is on the stick)"
         )
-    click.echo(f"On the device: sudo sh {stick.out.name}/install --trust {by.id}")
+    click.echo(f"On the device: sudo sh {shlex.quote(stick.out.name)}/install --trust {by.id}")
     click.echo("A device that runs cxr-edge already needs no --trust.")
     click.echo(NOTICE)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from firmware_bridge.errors import DeployError
 from toolkit.deploy.deploy import Reporter
-from toolkit.deploy.device import at_device
+from toolkit.deploy.device import Device, at_device
 from toolkit.deploy.fleet import Ended, Waves, each
 from toolkit.deploy.inventory import Host
 from toolkit.deploy.ssh import Access
@@ -67,8 +67,10 @@ async def roll_back(
     async def one(host: Host) -> Any:
         async with at_device(host, access, password=lambda: password(host)) as device:
             reporter.step(host.name, "proving the release to go back to")
+            before = await _what_runs(device)
+            await device.request("lock")
             # Behind somebody else's rollback "the one before" would be what both wanted to leave.
-            if await device.request("lock") and not to:
+            if not to and await _what_runs(device) != before:
                 raise _meanwhile(host)
             earlier = await device.request("prove_earlier", to=to)
             await switch(
@@ -85,6 +87,12 @@ async def roll_back(
             return earlier
 
     return await each(hosts, one, Waves(stop_at=1.0))
+
+
+async def _what_runs(device: Device) -> tuple[str | None, str | None]:
+    """The release that runs, and the one that a switch is under way to."""
+    stock = await device.request("stock", layers={}, secrets=[], every_byte=False)
+    return stock["current"], stock["activating"]
 
 
 def _meanwhile(host: Host) -> DeployError:

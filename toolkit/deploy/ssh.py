@@ -253,7 +253,8 @@ def _meaning(host: Host, error: BaseException, where: str) -> tuple[str, str, st
             "connection refused: the machine is up, and nothing listens there",
             "start sshd on the device (sudo systemctl enable --now ssh), or mend the port",
         )
-    if isinstance(error, (asyncio.TimeoutError, asyncssh.ConnectionLost)) or (
+    # asyncssh raises BrokenPipeError without a number where the other end has closed meanwhile.
+    if isinstance(error, (asyncio.TimeoutError, asyncssh.ConnectionLost, BrokenPipeError)) or (
         isinstance(error, OSError) and error.errno in _GONE
     ):
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -26,6 +27,8 @@ from toolkit.files import storing, write_atomically
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+# What this writes into `layers`, and what a kill leaves of it: on a stick there may be another's folder of that name.
+_LAYER = re.compile(r"[0-9a-f]{64}\.(json|tar\.gz)|\.cxr-[0-9a-f]{24}-\d+\.part")
 _SCRIPT = """\
 #!/bin/sh
 # Installs cxr-edge from this folder:  sudo sh install [--trust KEY] [--allow-downgrade] [--check]
@@ -150,7 +153,8 @@ def _write_layers(out: Path, wanted: Wanted, say: Callable[[str], None]) -> dict
     with storing(out):
         layers.mkdir(parents=True, exist_ok=True)
         for left in layers.iterdir():
-            left.unlink()
+            if _LAYER.fullmatch(left.name):
+                left.unlink()
     files: dict[str, str] = {}
     for kind, layer in wanted.layers.items():
         say(f"{kind}: {layer.size_bytes / 1e6:.1f} MB")

@@ -20,7 +20,7 @@ from toolkit.deploy.settings import prepare
 from toolkit.deploy.show import Lines
 from toolkit.deploy.ssh import Access
 
-from .test_answers import TOLD, impostor, listening
+from .test_answers import STOCK, TOLD, impostor, listening
 from .test_plan import DONE, LAYERS, WANTED
 from .test_targets import PI_12
 
@@ -54,22 +54,26 @@ def test_a_newer_bundle_that_came_before_the_lock_is_not_replaced(
     assert asked == ["stock", "lock", "stock"]
 
 
-@pytest.mark.parametrize(("to", "then"), [(None, []), ("0123", ["prove_earlier"])])
+@pytest.mark.parametrize(
+    ("to", "changed", "goes"), [("", False, True), ("", True, False), ("0123", True, True)], ids=str
+)
 def test_a_rollback_behind_somebody_elses_goes_nowhere_unless_it_names_where(
-    tmp_path: Path, to: str | None, then: list[str]
+    tmp_path: Path, to: str, changed: bool, goes: bool
 ) -> None:
     asked: list[str] = []
 
     def answer(request: bytes) -> Any:
         asked.append(json.loads(request)["do"])
-        return {"done": True} if asked[-1] == "lock" else {"error": TOLD}
+        if asked[-1] == "stock":
+            return {"done": {**STOCK, "current": "old" if changed and "lock" in asked else "new"}}
+        return {"done": changed} if asked[-1] == "lock" else {"error": TOLD}
 
     async def body() -> Any:
         access = Access(tmp_path / "known_hosts", answer_limit_s=30.0)
         async with listening(impostor(answer=answer), tmp_path, "pi") as host:
             news = Lines(io.StringIO())
-            return await roll_back([host], access, lambda _host: None, news, to=to, watch_s=1.0, keep=3)
+            return await roll_back([host], access, lambda _host: None, news, to=to or None, watch_s=1.0, keep=3)
 
     (ended,) = asyncio.run(body())
-    assert asked == ["lock", *then]
-    assert ("somebody else changed" in str(ended.error)) is (to is None)
+    assert ("prove_earlier" in asked) is goes
+    assert ("somebody else changed" in str(ended.error)) is not goes

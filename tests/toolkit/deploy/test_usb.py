@@ -41,6 +41,19 @@ def test_a_stick_has_the_settings_of_the_host_and_none_of_its_secrets(
     assert "/etc/cxr-edge/secrets/mqtt-password" in said
 
 
+def test_only_our_own_layers_make_room_for_new_ones(room: Path) -> None:
+    layers = room / "stick" / "layers"
+    (layers / "photos").mkdir(parents=True)
+    theirs, ours = (
+        [layers / "photos", layers / "map.json"],
+        [layers / f"{'a' * 64}.json", layers / f"{'a' * 64}.tar.gz"],
+    )
+    for path in (*theirs[1:], *ours):
+        path.write_text("x")
+    opened(write(room, "--target", "rpi-os-12"))
+    assert [path.exists() for path in (*theirs, *ours)] == [True, True, False, False]
+
+
 def test_the_key_to_trust_is_the_one_that_signed_the_folder(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stick = write(room, "--target", "rpi-os-12", key="second")
     keys = read_trusted_keys(room / "trusted.toml")
