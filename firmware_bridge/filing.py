@@ -70,7 +70,7 @@ class Filing:
         if self._is_away() and not os.path.lexists(self._claims.where(path)):
             raise FileNotFoundError(errno.ENOENT, "the watched folder is away", str(self._watch))
         folder = REJECTED if is_refusal(record) else DONE
-        if folder in self._moves:
+        if folder in self._moves and path.is_relative_to(self._watch):
             target = self._watch / folder / path.relative_to(self._watch)
             if not leads_through_link(target, self._watch):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +132,10 @@ class Filing:
     def holds(self, path: Path) -> bool:
         """Whether the file came by a network into the spool: nothing is written beside it."""
         return self._spool.holds(path)
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether the file came from the folder that is watched now, or into the spool."""
+        return path.is_relative_to(self._watch) or self._spool.holds(path)
 
     def is_gone(self, path: Path) -> bool:
         """Whether the file was taken away, rather than its whole folder unmounted."""

@@ -221,6 +221,8 @@ class Recorder:
         after, failed = 0, False
         while not failed and (rows := self._journal.unwritten(after=after)):
             after = rows[-1][0]
+            # The agent cannot reach what it found in a folder that it watched before; that waits until it does again.
+            rows = [row for row in rows if self._filing.is_ours(row[1])]
             # An X-ray that was moved away since has no place for its JSON any more.
             gone = [seq for seq, path, _ in rows if self._filing.is_gone(path)]
             here = [row for row in rows if row[0] not in gone]

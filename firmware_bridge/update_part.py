@@ -201,7 +201,8 @@ class UpdatePart:
         except _Superseded:
             part.unlink(missing_ok=True)
             return
-        except (CxrEdgeError, OSError, http.client.HTTPException) as error:
+        # ValueError: urllib's and the IDNA codec's own, of an address that is none; a server may lead to one.
+        except (CxrEdgeError, OSError, ValueError, http.client.HTTPException) as error:
             part.unlink(missing_ok=True)
             known = error if isinstance(error, CxrEdgeError) else _unreachable(desired, error)
             self._refuse(connection, desired.bundle, known)

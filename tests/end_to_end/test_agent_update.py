@@ -182,15 +182,18 @@ def test_messages_that_are_no_message(raw: bytes) -> None:
         parse_desired(raw)
 
 
+ELSEWHERE = {"ftp": "ftp://127.0.0.1/x.cxr", "nowhere": "http://a..b/x.cxr", "bracket": "http://[::1/x.cxr"}
+
+
 class Awkward(http.server.BaseHTTPRequestHandler):
     """A server that gives a byte now and then, or leads elsewhere."""
 
     def log_message(self, *_words: object) -> None: ...
 
     def do_GET(self) -> None:
-        if self.path.startswith("/elsewhere"):
+        if to := ELSEWHERE.get(self.path.split("/")[1]):
             self.send_response(302)
-            self.send_header("Location", "ftp://127.0.0.1/x.cxr")
+            self.send_header("Location", to)
             self.end_headers()
             return
         self.send_response(200)
@@ -211,7 +214,7 @@ def test_a_newer_message_does_not_wait_for_a_slow_server(
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         slow = f"http://127.0.0.1:{server.server_port}"
-        fleet.tell("cxr-edge/desired", message(new, f"{slow}/elsewhere"))
+        fleet.tell("cxr-edge/desired", message(new, f"{slow}/ftp"))
         until(lambda: "refused" in fleet.states, what="refused")
         assert "ftp:" in fleet.reports[-1]["error"]["came"]
         fleet.tell("cxr-edge/desired", message(new, slow, sha256="1" * 64))
@@ -220,6 +223,26 @@ def test_a_newer_message_does_not_wait_for_a_slow_server(
         until(lambda: "handed over" in fleet.states, what="handed over")
         server.shutdown()
     assert (listening.state / "update" / "ready.cxr").read_bytes() == new.read_bytes()
+
+
+@pytest.mark.parametrize("leads", ["nowhere", "bracket", "http://a%2e%2eb"])
+def test_an_address_that_leads_nowhere_is_told_and_ends_nothing(
+    listening: Agent, fleet: Fleet, bundle_file: Path, samples: Path, served: tuple[Path, str], leads: str
+) -> None:
+    folder, url = served
+    new = with_golden(bundle_file, samples, folder / "new.cxr")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Awkward) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = leads if "://" in leads else f"http://127.0.0.1:{server.server_port}/{leads}"
+        fleet.tell("cxr-edge/desired", message(new, where))
+        until(lambda: "refused" in fleet.states, what="refused")
+        server.shutdown()
+    refused = next(report for report in fleet.reports if report["state"] == "refused")
+    assert refused["error"]["what"] == "the bundle cannot be fetched"
+    assert listening.running
+    fleet.tell("cxr-edge/desired", message(new, url))
+    until(lambda: "handed over" in fleet.states, what="handed over")
 
 
 @pytest.mark.parametrize("url", ["http://h/ü.cxr", f"http://{'a' * 70}.example/x", "http:///x", "ftp://h/x"])

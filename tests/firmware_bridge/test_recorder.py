@@ -10,7 +10,7 @@ import pytest
 from firmware_bridge.beside import json_path
 from firmware_bridge.claims import Claims
 from firmware_bridge.disk import Disk
-from firmware_bridge.filing import Filing
+from firmware_bridge.filing import DONE, Filing
 from firmware_bridge.health import Health
 from firmware_bridge.intake import Intake
 from firmware_bridge.intake_settings import IntakeSettings
@@ -41,7 +41,7 @@ class Bench:
             on_results=lambda: self.news.append(self.journal.counts().results),
             on_done=self.done.append,
             more_than=more_than,
-            filing=Filing(self.watch, claims, spool, moves=frozenset()),
+            filing=Filing(self.watch, claims, spool, moves=frozenset({DONE})),
             report_again=False,
             patient=False,
         )
@@ -55,7 +55,7 @@ class Bench:
 
     def records(self) -> list[str]:
         """The pictures that have their JSON."""
-        return [path.name for path in sorted(self.watch.glob("*.jpg")) if json_path(path).exists()]
+        return [path.name for path in sorted(self.watch.rglob("*.jpg")) if json_path(path).exists()]
 
 
 @pytest.fixture
@@ -100,3 +100,18 @@ def test_a_file_that_does_not_come_is_not_waited_for(bench: Callable[[Callable[[
     assert made.news == [1]
     assert made.records() == ["0.jpg"]
     assert made.journal.counts().unwritten == 0
+
+
+def test_what_an_earlier_watched_folder_left_waits_and_stops_nothing(
+    bench: Callable[[Callable[[int], bool]], Bench], tmp_path: Path
+) -> None:
+    made = bench(lambda _count: False)
+    (tmp_path / "earlier").mkdir()
+    watched, made.watch = made.watch, tmp_path / "earlier"
+    made.journal.settle([made.outcome("left.jpg")])  # the power went before its JSON was there
+    made.watch = watched
+    made.recorder.put(made.outcome("0.jpg"))
+    made.recorder.put(None)
+    made.recorder.run()
+    assert made.records() == ["0.jpg"]
+    assert [path.name for _, path, _ in made.journal.unwritten()] == ["left.jpg"]
