@@ -19,6 +19,9 @@ _NOTIFY_RELOAD = 253
 _RESTART_STEPS = 254
 # What ProtectHome and PrivateTmp put an empty folder over: a watched folder in there is bound into it.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  names, nothing is written there
+# The agent writes into its folder, and tries all that lies below it. These, and all below the second ones, are others'.
+_WHOLE = ("/", "/dev", "/home", "/opt", "/run", "/tmp", "/var")  # noqa: S108
+_SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/opt/cxr-edge", "/proc", "/sbin", "/sys", "/usr", "/var/lib/cxr-edge")
 _CREDENTIAL = "LoadCredential="
 _BROKEN = '\n\r\0"\\'
 # What systemd takes for the end of a path: white space of any kind, and ":" of BindPaths=.
@@ -176,6 +179,14 @@ def _path(watch: str) -> str:
             "the watched folder",
             watch,
             expected="an absolute path without '..', quotes, colons, tabs and line breaks",
+            do="choose another folder (--watch-folder, or `watch` in the inventory)",
+        )
+    place = PurePosixPath("/", watch.lstrip("/"))  # "//etc" is another path for Python, and none for Linux
+    if str(place) in _WHOLE or any(place.is_relative_to(system) for system in _SYSTEM):
+        raise ConfigError(
+            f"the watched folder '{watch}' is the system's",
+            expected="a folder for X-rays and nothing else, such as /srv/cxr-edge",
+            came=watch,
             do="choose another folder (--watch-folder, or `watch` in the inventory)",
         )
     escaped = watch.replace("%", "%%")

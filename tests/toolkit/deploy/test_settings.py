@@ -45,6 +45,8 @@ address = "10.0.0.3"
         ('watch = "/srv/a:b"', ["the watched folder"]),
         ('watch = "/srv/a\\tb"', ["the watched folder"]),
         ('watch = "/srv/../etc"', ["the watched folder"]),
+        ('watch = "/"', ["the watched folder", "such as /srv/cxr-edge"]),
+        ('watch = "//etc/x"', ["the watched folder", "such as /srv/cxr-edge"]),
         ('only_addresses = ["broker"]', ["the address 'broker'"]),
     ],
 )
