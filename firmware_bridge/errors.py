@@ -37,6 +37,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_DEVICE = "/opt/cxr-edge"  # where `cxr-edge deploy` puts this code
+
 
 class CxrEdgeError(Exception):
     """Base of all errors that `cxr-edge` raises on purpose.
@@ -175,11 +177,18 @@ class MissingExtraError(CxrEdgeError):
     @classmethod
     def for_module(cls, module: str, extra: str) -> MissingExtraError:
         """The error for an import of `module` that failed because the extra `extra` is missing."""
+        do = f"in the clone that cxr-edge was installed from: pip install '.[{extra}]'"
+        if extra == "deploy" and __file__.startswith(f"{_DEVICE}/"):  # nobody installs more than a deployment brought
+            do = (
+                "call it on the workstation; or, for this device alone, as root: "
+                f"cd / && PYTHONPATH={_DEVICE}/current/app:{_DEVICE}/current/site "
+                "python3 -m firmware_bridge.deploy status, rollback or uninstall"
+            )
         return cls(
             f"this command needs the extra '{extra}'",
             expected=f"the Python package '{module}'",
             came="it is not installed here",
-            do=f"in the clone that cxr-edge was installed from: pip install '.[{extra}]'",
+            do=do,
         )
 
 

@@ -1,4 +1,4 @@
-"""`python3 -m firmware_bridge.deploy`: what the device's own units and the script on a stick call."""
+"""`python3 -m firmware_bridge.deploy`: what the device's own units, the script on a stick and people there call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from firmware_bridge.deploy.activate import activate
 from firmware_bridge.deploy.layout import UMASK, Layout
 from firmware_bridge.deploy.translate import translated
-from firmware_bridge.errors import CxrEdgeError
+from firmware_bridge.errors import CxrEdgeError, DeployError
 from firmware_bridge.result import NOTICE
 
 
@@ -33,7 +33,7 @@ def _told(error: CxrEdgeError) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="install", description=__doc__, epilog=NOTICE)
+    parser = argparse.ArgumentParser(prog="python3 -m firmware_bridge.deploy", description=__doc__, epilog=NOTICE)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("activate", help="do or finish the switch that was ordered")
     commands.add_parser("update", help="install the bundle that the agent fetched")
@@ -46,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("folder", type=Path)
     verify.add_argument("trust")
     verify.add_argument("sha256", help="of its folder.json")
+    commands.add_parser("status", help="say as JSON what runs, and what could be gone back to")
+    rollback = commands.add_parser("rollback", help="go back to the release that ran before")
+    rollback.add_argument("--to", default="", metavar="ID", help="first digits of a release's id")
+    uninstall = commands.add_parser("uninstall", help="remove everything but results")
+    uninstall.add_argument("--remove-results", action="store_true", help="the journal and the device key go too")
     return parser
 
 
@@ -57,6 +62,9 @@ def _run(asked: argparse.Namespace) -> None:
         from firmware_bridge.deploy.desired import update
 
         update(Layout(), say=_say)
+        return
+    if asked.command in ("status", "rollback", "uninstall"):
+        _run_by_hand(asked)
         return
     # What only a folder needs is loaded for a folder only.
     from firmware_bridge.deploy.folder_install import install_folder, look_at_folder
@@ -71,6 +79,25 @@ def _run(asked: argparse.Namespace) -> None:
         return
     id = install_folder(Layout(), asked.folder, trust=asked.trust, allow_downgrade=asked.allow_downgrade, say=_say)
     sys.stdout.write(f"release {id} runs. {NOTICE}\n")
+
+
+def _run_by_hand(asked: argparse.Namespace) -> None:
+    """What a workstation asks for over SSH, where there is none."""
+    if os.geteuid() != 0:
+        raise DeployError("this is not root", expected="root", came=f"user {os.geteuid()}", do="put sudo before it")
+    from firmware_bridge.deploy import manage
+    from firmware_bridge.deploy.earlier import roll_back
+    from firmware_bridge.deploy.orders import settled_and_locked
+
+    if asked.command == "status":
+        told = {"schema": 1, "notice": NOTICE, **manage.status(Layout())}
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    elif asked.command == "rollback":
+        sys.stdout.write(f"release {roll_back(Layout(), asked.to, say=_say)} runs again. {NOTICE}\n")
+    else:
+        with settled_and_locked(Layout(), wait_s=60.0):
+            gone = manage.uninstall(Layout(), results=asked.remove_results)
+        sys.stdout.write(f"removed {', '.join(gone) or 'nothing: there was nothing'}\n")
 
 
 def _say(line: str) -> None:

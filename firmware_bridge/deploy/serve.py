@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
-from firmware_bridge.deploy import install, keys, layers, manage, measure, orders, proving, release, secret_files
+from firmware_bridge.deploy import earlier, install, layers, manage, measure, orders, proving, release
 from firmware_bridge.deploy.layout import UMASK, Layout
 from firmware_bridge.deploy.translate import translated
 from firmware_bridge.errors import CxrEdgeError
@@ -152,17 +152,8 @@ class Server:
         return orders.outcome(self._layout, id)
 
     def _prove_earlier(self, request: Request) -> Any:
-        chosen = manage.choose_rollback(self._layout, request.get("to"))
-        earlier = release.read_release(self._layout, chosen)
-        layers.require_intact(self._layout, earlier.layers.values())
-        # What ran once may be signed by a key that is revoked since, and would trust it: today's keys go along.
-        description = keys.with_todays_keys(self._layout, earlier)
-        release.write_release(self._layout, description)
-        proving.prove(self._layout, description)
-        secret_files.stage_those_of(self._layout, chosen)
-        # A release that was deployed without a look at its broker comes back without one.
-        broker = release.read_json(self._layout.release(chosen) / release.ORDER).get("broker") is not False
-        return {"id": description.id, "broker": broker}
+        id, broker = earlier.prove_earlier(self._layout, request.get("to"))
+        return {"id": id, "broker": broker}
 
     def _measure(self, request: Request) -> Any:
         stream = _Bounded(self._source, int(request["bytes"]))

@@ -40,7 +40,13 @@ def python_3_10(folder: Path) -> Path:
 
 @pytest.mark.parametrize("python", ["3.11", pytest.param("3.10", marks=pytest.mark.devices_all)])
 def test_from_a_stick_by_hand(
-    python: str, make_host: Callable[..., Host], workstation: Workstation, old: Path, xray: Path, tmp_path: Path
+    python: str,
+    make_host: Callable[..., Host],
+    workstation: Workstation,
+    old: Path,
+    new: Path,
+    xray: Path,
+    tmp_path: Path,
 ) -> None:
     layers = [python_3_10(tmp_path / "layer")] if python == "3.10" else []
     host = make_host(layers=layers)
@@ -57,3 +63,21 @@ def test_from_a_stick_by_hand(
     before = fingerprint(host)
     assert "nothing changed" in host.inside(*install, timeout_s=LIMIT_S).stdout
     assert fingerprint(host) == before
+    current = "/opt/cxr-edge/current"
+    elsewhere = host.inside("cxr-edge", "rollback", check=False)
+    assert elsewhere.returncode == 7
+    assert "python3 -m firmware_bridge.deploy" in elsewhere.stderr
+    by_hand = f"cd / && PYTHONPATH={current}/app:{current}/site python3 -m firmware_bridge.deploy "
+    first = host.inside("readlink", current).stdout
+    shutil.rmtree(stick)
+    workstation.write_folder(new, tmp_path / "second", python=python)
+    shutil.copytree(tmp_path / "second", stick)
+    host.inside(*install, timeout_s=LIMIT_S)
+    require_runs(host, new, xray)
+    assert "runs again" in host.inside("sh", "-c", by_hand + "rollback", timeout_s=LIMIT_S).stdout
+    assert host.inside("readlink", current).stdout == first
+    status = json.loads(host.inside("sh", "-c", by_hand + "status").stdout)
+    assert [one["current"] for one in status["releases"]] == [False, True]
+    assert "/opt/cxr-edge" in host.inside("sh", "-c", by_hand + "uninstall", timeout_s=LIMIT_S).stdout
+    assert not (host.root / "opt/cxr-edge").exists()
+    assert (host.root / "var/lib/cxr-edge/device.key").exists()
