@@ -160,10 +160,15 @@ def check_answers(address: str) -> None:
 
 
 def _require_settings(door: socket.socket, address: str) -> None:
-    door.settimeout(_ANSWER_S)
-    door.sendall(_PREFACE)
+    end_s, header = time.monotonic() + _ANSWER_S, b""
     try:
-        header = door.recv(_HEADER_BYTES, socket.MSG_WAITALL)
+        door.sendall(_PREFACE)
+        # In pieces as it comes through a tunnel; MSG_WAITALL does not wait for all of them on a socket with a timeout.
+        while len(header) < _HEADER_BYTES:
+            door.settimeout(max(0.01, end_s - time.monotonic()))
+            if not (piece := door.recv(_HEADER_BYTES - len(header))):
+                break
+            header += piece
     except TimeoutError as error:
         raise cluster_error(address, f"it took the connection and said nothing for {_ANSWER_S:.0f} s") from error
     if len(header) < _HEADER_BYTES or header[3] != _SETTINGS:

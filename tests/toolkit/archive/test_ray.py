@@ -21,7 +21,7 @@ from tests.toolkit.archive.conftest import COMMAND, paths_of, rows_of, unreadabl
 from tests.toolkit.archive.ray_nodes import Node, free_port, started
 from toolkit.archive.engine import Done, Task
 from toolkit.archive.names import Item
-from toolkit.archive.ray_engine import RayEngine, cluster_error
+from toolkit.archive.ray_engine import RayEngine, check_answers, cluster_error
 from toolkit.archive.run import ScoreOptions, _prepare
 
 if importlib.util.find_spec("ray") is None:
@@ -123,6 +123,21 @@ def test_a_cluster_that_does_not_answer(archive: Path, out: Path) -> None:
         assert "Traceback" not in told.stderr
     for one in (silent, web, *doors):
         one.close()
+
+
+def test_an_answer_that_comes_in_pieces_is_heard_to_its_end() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with server.accept()[0] as door:
+            for byte in (0, 0, 0, 4, 0, 0, 0, 0, 0):  # a frame of settings, and nothing in it
+                door.sendall(bytes((byte,)))
+                time.sleep(0.02)
+            door.recv(100)
+
+    with server:
+        threading.Thread(target=answer, daemon=True).start()
+        check_answers(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_killed_actors_and_a_cluster_that_goes_away(many: Path, out: Path, start: Start, cluster: Node) -> None:
