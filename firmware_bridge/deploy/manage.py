@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -133,12 +134,18 @@ def choose_rollback(layout: Layout, to: str | None) -> str:
         DeployError: there is none, or `to` leaves it open.
     """
     current = layout.linked_id(layout.current)
-    others = [id for id in history(layout) if id != current]
+    ran = [id for id in history(layout) if id != current]
+    # Under today's keys a release that differed in its keys alone is the one that runs: nobody would have gone back.
+    running = read_if_whole(layout, current) if current else None
+    keys: dict[str, Any] = {"trusted_keys": running.trusted_keys} if running else {}
+    others = [id for id in ran if replace(read_release(layout, id), **keys).id != current]
     if not others:
+        alone = f"{current} alone, which runs"
+        same = f"{' and '.join(ran)}, with today's trusted keys the same as {current}, which runs"
         raise DeployError(
             "there is nothing to go back to",
             expected="a release that ran before the current one",
-            came=f"{current} alone, which runs" if current else "no release",
+            came=(same if ran else alone) if current else "no release",
             do="deploy an older bundle with --allow-downgrade" if current else "deploy a bundle with `cxr-edge deploy`",
         )
     if not to:

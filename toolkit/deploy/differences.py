@@ -14,6 +14,8 @@ from firmware_bridge.errors import ConfigError
 from firmware_bridge.trust import TrustedKey, parse_trusted_keys
 from toolkit.deploy.toml import parse_toml
 
+TRUSTED_KEYS = "trusted keys"
+
 Shown = Mapping[str, str]
 _LONGEST = 60
 _UNREADABLE = "what one of them has cannot be read"
@@ -27,7 +29,7 @@ def differences(before: Shown, after: Shown) -> dict[str, str]:
     """
     found = {
         "settings": ", ".join(_settings(before["config"], after["config"])),
-        "trusted keys": ", ".join(_keys(before["trusted_keys"], after["trusted_keys"])),
+        TRUSTED_KEYS: ", ".join(_keys(before["trusted_keys"], after["trusted_keys"])),
         "service": ", ".join(_lines(before["unit"], after["unit"])),
         **{name: how for layer, (name, how) in _LAYERS.items() if before[layer] != after[layer]},
     }

@@ -14,7 +14,7 @@ import click
 
 from firmware_bridge.result import NOTICE
 from toolkit.deploy.deploy import Report, chosen_line
-from toolkit.deploy.differences import differences
+from toolkit.deploy.differences import TRUSTED_KEYS, differences
 from toolkit.deploy.fleet import Ended
 
 _SHOWN_EVERY_S = 2.0
@@ -194,7 +194,8 @@ def _release_lines(one: Any, running: Any) -> Iterator[str]:
     if not one["current"] and running and one.get("settings"):
         found = differences(running, one["settings"])
         if found:
-            told = "; ".join(f"{name}: {how}" for name, how in found.items())
+            kept = {TRUSTED_KEYS: " (a rollback keeps today's)"}
+            told = "; ".join(f"{name}: {how}{kept.get(name, '')}" for name, how in found.items())
             yield _wrapped(f"against the one that runs: {told}")
 
 

@@ -10,8 +10,9 @@ import pytest
 from firmware_bridge.deploy.history import remember
 from firmware_bridge.deploy.keys import forbid_unrevoking, note_revoked, note_trusted, todays_keys, with_todays_keys
 from firmware_bridge.deploy.layout import Layout
+from firmware_bridge.deploy.manage import choose_rollback
 from firmware_bridge.deploy.release import Description, switch, write_release
-from firmware_bridge.errors import SignatureError
+from firmware_bridge.errors import DeployError, SignatureError
 from firmware_bridge.trust import TrustedKey
 from tests.firmware_bridge.deploy.described import DESCRIPTION, layered
 
@@ -48,6 +49,16 @@ def test_an_older_release_comes_back_with_the_keys_of_today(layout: Layout) -> N
     run(layout, back)
     assert todays_keys(layout) == (REVOKED, SECOND)
     assert with_todays_keys(layout, revoking) == revoking
+
+
+def test_a_release_that_differed_in_its_keys_alone_is_not_gone_back_to(layout: Layout) -> None:
+    earlier = replace(trusting(FIRST), watch="/srv/other")
+    run(layout, earlier)
+    run(layout, trusting(FIRST, SECOND))
+    run(layout, trusting(REVOKED, SECOND))
+    assert choose_rollback(layout, None) == earlier.id
+    with pytest.raises(DeployError, match="names no release to go back to"):
+        choose_rollback(layout, trusting(FIRST, SECOND).id)
 
 
 def test_a_failed_deployment_revokes_all_the_same(layout: Layout) -> None:
