@@ -234,8 +234,9 @@ class Pipeline:
             explanation=self._explained(row, score),
             suitability=score.suitability,
         )
-        _LOG.info("image %s: %s, %.3f", self._short(row), result.decision, result.probability)
         reported = not is_selftest(row.path, row.sha256)
+        whose = "" if reported else " (golden, of a deployment)"
+        _LOG.info("image %s: %s, %.3f%s", self._short(row), result.decision, result.probability, whose)
         return Outcome(row.seq, row.path, result.id, dump(result.to_json()), reported)
 
     def _explained(self, row: Taken, score: Score) -> dict[str, Any] | None:

@@ -41,7 +41,10 @@ def command(*, reach: Reach, remove_results: bool, yes: bool) -> None:
         if one.value is not None:
             click.echo(f"{one.host.name}: removed {', '.join(one.value) or 'nothing: there was nothing'}")
             journal = "" if remove_results else "/var/lib/cxr-edge (journal, device key) and "
-            click.echo(f"{one.host.name}: left {journal}the watched folder (X-rays and .cxr.json beside them)")
+            click.echo(
+                f"{one.host.name}: left {journal}the watched folder (X-rays and .cxr.json beside them), "
+                "and the system users cxr-edge and cxr-edge-proof"
+            )
     click.echo(NOTICE)
     show.errors(ended)
     leave(worst_exit_code(ended))
