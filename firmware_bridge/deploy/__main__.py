@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from firmware_bridge.deploy.activate import activate
@@ -13,6 +14,10 @@ from firmware_bridge.deploy.layout import UMASK, Layout
 from firmware_bridge.deploy.translate import translated
 from firmware_bridge.errors import CxrEdgeError, DeployError
 from firmware_bridge.result import NOTICE
+
+# More than five starts in ten seconds, and systemd would wait for no bundle any more: whoever can have five bundles
+# refused must not be able to end that.
+_PAUSE_S = 3.0
 
 
 def main(arguments: list[str]) -> int:
@@ -61,7 +66,8 @@ def _run(asked: argparse.Namespace) -> None:
     if asked.command == "update":
         from firmware_bridge.deploy.desired import update
 
-        update(Layout(), say=_say)
+        if update(Layout(), say=_say):
+            time.sleep(_PAUSE_S)
         return
     if asked.command in ("status", "rollback", "uninstall"):
         _run_by_hand(asked)

@@ -35,8 +35,11 @@ _WATCH_S, _KEEP, _LOCK_WAIT_S = 5.0, 3, 300.0
 Say = Callable[[str], None]
 
 
-def update(layout: Layout, *, say: Say) -> None:
+def update(layout: Layout, *, say: Say) -> bool:
     """Do what is asked for by the file that the agent put down, and leave a report for it.
+
+    Returns:
+        Whether that file is gone; False where it cannot be removed (a folder of that name).
 
     Raises:
         DeployError: the agent's folder is none.
@@ -66,12 +69,14 @@ def update(layout: Layout, *, say: Say) -> None:
         if _identity(where / READY) == taken:  # another one may have arrived meanwhile: its turn comes next
             with contextlib.suppress(OSError):  # a folder of that name: the unit's limit of starts ends that
                 (where / READY).unlink(missing_ok=True)
+    gone = taken is None or _identity(where / READY) != taken
     try:
         report = dump_report(state, bundle=bundle_id, error=error)
         write_atomically(where / REPORT, report, mode=0o644)
     finally:
         os.close(folder)
     say(f"{state}{f': {error.what}: {error.came}' if error else ''}")
+    return gone
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

@@ -49,7 +49,7 @@ def test_what_is_no_bundle_is_refused_and_nothing_of_it_stays(tmp_path: Path) ->
     layout, folder = running(tmp_path)
     before = sorted(layout.base.rglob("*"))
     (folder / READY).write_bytes(b"no bundle" * 1000)
-    update(layout, say=lambda _line: None)
+    assert update(layout, say=lambda _line: None)
     assert json.loads((folder / REPORT).read_bytes())["state"] == REFUSED
     assert sorted(layout.base.rglob("*")) == before
     assert not (folder / READY).exists()
@@ -77,6 +77,13 @@ def test_what_a_revoked_key_signed_is_refused_whatever_the_agents_own_list_says(
     assert report["state"] == REFUSED
     assert f"key old ({old.id}) is revoked" in report["error"]["came"]
     assert "sign it anew" in report["error"]["do"]
+
+
+def test_a_folder_in_its_place_is_told_as_still_there(tmp_path: Path) -> None:
+    layout, folder = running(tmp_path)
+    (folder / READY).mkdir()
+    assert not update(layout, say=lambda _line: None)
+    assert json.loads((folder / REPORT).read_bytes())["state"] == REFUSED
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
