@@ -177,10 +177,14 @@ def _require_settings(door: socket.socket, address: str) -> None:
 
 def cluster_error(address: str, came: str) -> ClusterError:
     """The error for a cluster that cannot be used, or is gone."""
+    node = ""
+    if address and not address.startswith("ray://"):
+        node = f", and whether this machine is one of its nodes (`ray start --address={address} --num-cpus=0`; "
+        node += "from elsewhere: --ray-address ray://HEAD:10001)"
     return ClusterError(
         f"the Ray cluster {address or 'of this machine'} cannot be used",
         expected="a cluster that answers, with the same cxr-edge on each node",
         came=came,
-        do="see `ray status` there, and whether it asks for a token (RAY_AUTH_TOKEN); then give the same command "
+        do=f"see `ray status` there, whether it asks for a token (RAY_AUTH_TOKEN){node}; then give the same command "
         "again: what is done stands",
     )
