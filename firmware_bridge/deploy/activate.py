@@ -141,13 +141,14 @@ def _roll_back(layout: Layout, id: str, asked: dict[str, Any], told: dict[str, s
     if previous and not layout.release(previous).is_dir():
         previous = None
     way_back.take(layout, previous)
+    secrets = secret_files.changed(layout)
     with contextlib.suppress(OSError):  # the old release runs with the new password rather than not at all
         secret_files.put_back(layout)
     way_back.free_reserve(layout)
     _note(layout, id, said=["rolling back"], error=told)
     with contextlib.suppress(DeployError):
         systemctl("daemon-reload")
-    if previous == id:  # the same release, started again: there is nothing to go back to, and it may yet come up
+    if previous == id and not secrets:  # started again: there is nothing to go back to, and it may yet come up
         now = "it is the release that ran before; systemd goes on trying"
     elif previous:
         now = _run_again(layout, id, previous)

@@ -94,6 +94,11 @@ def put_in(layout: Layout) -> None:
     shutil.rmtree(_next(layout), ignore_errors=True)
 
 
+def changed(layout: Layout) -> bool:
+    """Whether the switch that is under way put others in: what runs has them until its next start."""
+    return _before(layout).is_dir()
+
+
 def put_back(layout: Layout) -> None:
     """Let the service have those of before the switch again. Nothing where they did not change.
 

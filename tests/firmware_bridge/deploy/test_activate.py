@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.deploy import activate, orders, way_back
+from firmware_bridge.deploy import activate, orders, secret_files, way_back
 from firmware_bridge.deploy.history import history, remember, tidy
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.release import (
@@ -112,6 +112,20 @@ def test_a_cut_after_the_decision_goes_on_going_back(tmp_path: Path, log: Path) 
     assert (layout.agent_state / "journal.sqlite").read_bytes() == b"the good journal"
     assert "enable" not in log.read_text().split("start --no-block")[-1]
     assert history(layout) == [old]
+
+
+def test_the_same_release_is_started_again_where_its_password_goes_back(tmp_path: Path, log: Path) -> None:
+    layout, old, _ = device(tmp_path / "root")
+    secret_files.stage(layout, {"mqtt-password": "right"})
+    secret_files.put_in(layout)
+    secret_files.settle(layout, old)
+    secret_files.stage(layout, {"mqtt-password": "wrong"})
+    orders.order(layout, old, watch_s=1, keep=3, reason="test")
+    activate.activate(layout)
+    assert (layout.secrets / "mqtt-password").read_text() == "right"
+    asked = log.read_text().splitlines()
+    # The first start is with the wrong one, which it would keep until the next.
+    assert sum("restart cxr-edge.service" in line for line in asked) > 1
 
 
 def test_a_first_release_that_fails_leaves_nothing(tmp_path: Path, log: Path) -> None:
