@@ -173,6 +173,8 @@ def status_lines(host: str, status: Any) -> Iterator[str]:
         yield f"  ! {one['id']}  {error['what']}"
         yield _wrapped(f"expected: {error['expected']}")
         yield _wrapped(f"came: {error['came']}")
+        if one.get("now"):
+            yield _wrapped(f"then: {one['now']}")
 
 
 def _release_lines(one: Any, running: Any) -> Iterator[str]:

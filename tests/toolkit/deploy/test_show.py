@@ -49,10 +49,12 @@ def test_a_device_is_well_only_when_its_agent_says_so_as_well(change: dict[str, 
 
 def test_a_long_failure_stands_on_lines_that_fit() -> None:
     error = {"what": "did not prove itself", "expected": "the service to stay up", "came": "it ended; " + "log " * 70}
-    shown = list(status_lines("pi", {**STATUS, "failed": [{"id": "1" * 16, "error": {**error, "do": "look"}}]}))
+    failed = {"id": "1" * 16, "error": {**error, "do": "look"}, "now": "release 0123 runs again"}
+    shown = list(status_lines("pi", {**STATUS, "failed": [failed]}))
     text = "\n".join(shown)
     assert "did not prove itself" in text
     assert "the service to stay up" in text
+    assert text.endswith("then: release 0123 runs again")
     assert max(map(len, text.splitlines())) <= 120
     assert "2.7 ms at its proof" in text
 
