@@ -87,6 +87,9 @@ def _trial(layout: Layout, description: Description, *, first: UnitState, limit_
         # Whoever may write there must not be able to keep the device from being deployed to.
         return "somebody takes the X-rays out of the watched folder that are put there: it is not judged by them"
     if said == HANGS:
+        problems = _asked(layout).get("problems")
+        if problems and isinstance(problems, dict):  # it answers: a full disk keeps it from its work, say
+            said = "nothing: " + ", ".join(f"{name}: {text}" for name, text in problems.items())[:300]
         raise _unhealthy(f"a golden X-ray in the watched folder to be scored within {limit_s:.0f} s", said)
     raise _unhealthy("a golden X-ray through the watched folder to get the bundle's own score", said)
 
@@ -115,12 +118,19 @@ def _broker(layout: Layout, address: str) -> str:
 
 def _login_problem(layout: Layout) -> str | None:
     """What the agent says of its broker: empty where all is well, None where it says nothing."""
+    facts = _asked(layout).get("broker")
+    if isinstance(facts, dict) and isinstance(facts.get("error"), str):
+        return str(facts["error"])[:300]
+    return None
+
+
+def _asked(layout: Layout) -> dict[str, Any]:
+    """What the agent says of itself; nothing where it does not answer."""
     with suppress(CxrEdgeError, OSError):
         said = ask(layout.agent_state)
-        facts = said.get("broker") if isinstance(said, dict) else None
-        if isinstance(facts, dict) and isinstance(facts.get("error"), str):
-            return str(facts["error"])[:300]
-    return None
+        if isinstance(said, dict):
+            return said
+    return {}
 
 
 def _unhealthy(expected: str, came: str) -> DeployError:

@@ -166,6 +166,19 @@ def test_a_connection_cut_during_a_rollback(
     assert "runs again" in told
 
 
+def test_a_disk_that_fills_during_the_switch(
+    make_deployed: Callable[..., Host], workstation: Workstation, old: Path, new: Path, xray: Path
+) -> None:
+    deployed = make_deployed(disk="1200m")
+    process = workstation.start(*workstation.deploy_words(new), hosts=[deployed])
+    until(lambda: switching(deployed), timeout_s=120, what="the switch")
+    filler = deployed.fill_disk(leave_bytes=2_000_000)
+    ended(process).failed("RolledBack", "nothing: disk: ", "deploy again")
+    filler.unlink()
+    require_runs(deployed, old, xray)
+    require_completes(workstation, deployed, new, xray)
+
+
 def test_power_lost_during_the_switch(
     deployed: Host, workstation: Workstation, old: Path, new: Path, xray: Path
 ) -> None:
