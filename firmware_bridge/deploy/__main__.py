@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("sha256", help="of its folder.json")
     commands.add_parser("status", help="say as JSON what runs, and what could be gone back to")
     rollback = commands.add_parser("rollback", help="go back to the release that ran before")
-    rollback.add_argument("--to", default="", metavar="ID", help="first digits of a release's id")
+    rollback.add_argument("--to", metavar="ID", help="first digits of a release's id")
     uninstall = commands.add_parser("uninstall", help="remove everything but results")
     uninstall.add_argument("--remove-results", action="store_true", help="the journal and the device key go too")
     return parser
@@ -103,7 +103,7 @@ def _run_by_hand(asked: argparse.Namespace) -> None:
     else:
         with settled_and_locked(Layout(), wait_s=60.0):
             gone = manage.uninstall(Layout(), results=asked.remove_results)
-        sys.stdout.write(f"removed {', '.join(gone) or 'nothing: there was nothing'}\n")
+        sys.stdout.write(f"removed {', '.join(gone) or 'nothing: there was nothing'}. {NOTICE}\n")
 
 
 def _say(line: str) -> None:

@@ -38,27 +38,39 @@ def prove_earlier(layout: Layout, to: str | None) -> tuple[str, bool]:
     return description.id, broker
 
 
-def roll_back(layout: Layout, to: str, *, say: Callable[[str], None]) -> str:
+def changed_meanwhile(where: str) -> DeployError:
+    """The error for a rollback that waited behind somebody else's change: "the one before" is another one now."""
+    return DeployError(
+        f"somebody else changed {where} meanwhile",
+        expected="the release to run that ran when the command was given",
+        came="a deployment or a rollback that was waited for",
+        do="look at what runs now (`status`); where that is not it, give the command again, or name the release (--to)",
+    )
+
+
+def roll_back(layout: Layout, to: str | None, *, say: Callable[[str], None]) -> str:
     """Go back on the device itself, as `cxr-edge rollback` does over SSH; the id that runs then.
 
     Args:
         layout: the device.
-        to: the first digits of a release's id; empty: the one before.
+        to: the first digits of a release's id; None: the one before.
         say: called with each step.
 
     Raises:
         RolledBack: it did not stay up.
         DeployError, BundleError, OSError: anything else; what ran before still runs.
     """
-    with settled_and_locked(layout, wait_s=_LOCK_WAIT_S) as waited:
-        if waited and not to:  # behind somebody else's "the one before" would be what both wanted to leave
-            raise DeployError(
-                "somebody else changed this device meanwhile",
-                expected="the release to run that ran when the command was given",
-                came="a deployment or a rollback that was waited for",
-                do="look at what runs now; where that is not it, give the command again, or name the release (--to)",
-            )
+    before = _what_runs(layout)
+    with settled_and_locked(layout, wait_s=_LOCK_WAIT_S):
+        # Behind somebody else's rollback "the one before" would be what both wanted to leave.
+        if not to and _what_runs(layout) != before:
+            raise changed_meanwhile("this device")
         say("proving the release to go back to")
-        id, broker = prove_earlier(layout, to or None)
+        id, broker = prove_earlier(layout, to)
         order(layout, id, watch_s=_WATCH_S, keep=_KEEP, reason="rollback", broker=broker)
     return settle(layout, id, say=say)
+
+
+def _what_runs(layout: Layout) -> tuple[str | None, str | None]:
+    """The release that runs, and the one that a switch is under way to."""
+    return layout.linked_id(layout.current), layout.linked_id(layout.activating)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from firmware_bridge.errors import DeployError
+from firmware_bridge.deploy.earlier import changed_meanwhile
 from toolkit.deploy.deploy import Reporter
 from toolkit.deploy.device import Device, at_device
 from toolkit.deploy.fleet import Ended, Waves, each
@@ -61,7 +61,7 @@ async def roll_back(
         keep: releases that are kept.
 
     Returns:
-        For each that went back, {"id": the release that runs again, ...}.
+        For each that went back, {"id": the release that runs again, "broker": whether its broker was looked at}.
     """
 
     async def one(host: Host) -> Any:
@@ -71,7 +71,7 @@ async def roll_back(
             await device.request("lock")
             # Behind somebody else's rollback "the one before" would be what both wanted to leave.
             if not to and await _what_runs(device) != before:
-                raise _meanwhile(host)
+                raise changed_meanwhile(host.name)
             earlier = await device.request("prove_earlier", to=to)
             await switch(
                 device,
@@ -93,13 +93,3 @@ async def _what_runs(device: Device) -> tuple[str | None, str | None]:
     """The release that runs, and the one that a switch is under way to."""
     stock = await device.request("stock", layers={}, secrets=[], every_byte=False)
     return stock["current"], stock["activating"]
-
-
-def _meanwhile(host: Host) -> DeployError:
-    return DeployError(
-        f"{host.name}: somebody else changed this device meanwhile",
-        expected="the release to run that ran when the command was given",
-        came="a deployment or a rollback that was waited for",
-        do="look at what runs now (`cxr-edge status`); where that is not it, give the command again, or name the "
-        "release (--to)",
-    )

@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from firmware_bridge.deploy.earlier import roll_back
 from firmware_bridge.deploy.history import remember
 from firmware_bridge.deploy.layers import commit, prepare, receive
 from firmware_bridge.deploy.layout import Layout
 from firmware_bridge.deploy.listing import dump_listing, layer_hash
-from firmware_bridge.deploy.orders import order
+from firmware_bridge.deploy.orders import locked, order
 from firmware_bridge.deploy.release import OUTCOME, RUNNING, Description, switch, write_json, write_release
 from firmware_bridge.deploy.serve import Server
+from firmware_bridge.errors import DeployError
 from tests.firmware_bridge.deploy.described import DESCRIPTION, layered
 from tests.firmware_bridge.deploy.test_layers import CONTENT, listing, packed
 
@@ -74,4 +77,27 @@ def test_what_rotted_is_not_gone_back_to(
     assert refused["error"]["kind"] == "DeployError"
     assert refused["error"]["what"] in ("the release is not what it was", "there is nothing to go back to")
     assert layout.linked_id(layout.current) == NEWER.id
+    assert not log.read_text()
+
+
+@pytest.mark.parametrize(("changes", "told"), [(True, "somebody else changed"), (False, "is not what it was")], ids=str)
+def test_a_rollback_by_hand_that_waited_goes_nowhere_only_where_something_changed(
+    tmp_path: Path, log: Path, changes: bool, told: str
+) -> None:
+    layout = layered(tmp_path)
+    old = run(layout, DESCRIPTION)
+    run(layout, NEWER)
+    held = locked(layout)
+
+    def somebody_else() -> None:
+        if changes:
+            switch(layout, layout.current, old)
+        held.__exit__(None, None, None)
+
+    held.__enter__()
+    other = threading.Timer(0.5, somebody_else)  # the rollback has seen by then what runs
+    other.start()
+    with pytest.raises(DeployError, match=told):
+        roll_back(layout, None, say=lambda _line: None)
+    other.join()
     assert not log.read_text()
