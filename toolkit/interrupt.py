@@ -24,7 +24,11 @@ _MEANS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 @contextmanager
 def remembering_interrupts() -> Iterator[None]:
-    """Remember SIGINT and SIGTERM while this lasts; outside the main thread, which no signal reaches, do nothing."""
+    """Remember SIGINT and SIGTERM while this lasts; outside the main thread, which no signal reaches, do nothing.
+
+    Raises:
+        KeyboardInterrupt: one came, at the latest at the end; `Terminated` where the first was SIGTERM.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -19,8 +19,9 @@ _NOTIFY_RELOAD = 253
 _RESTART_STEPS = 254
 # What ProtectHome and PrivateTmp put an empty folder over: a watched folder in there is bound into it.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  names, nothing is written there
-# The agent writes into its folder, and tries all that lies below it. These, and all below the second ones, are others'.
-_WHOLE = ("/", "/dev", "/home", "/opt", "/run", "/tmp", "/var")  # noqa: S108
+# The agent writes into its folder, and tries all that lies below it. So it watches none of the first (a folder in them
+# may be), and neither the second nor what lies in them.
+_CROWDED = ("/", "/dev", "/home", "/opt", "/run", "/tmp", "/var")  # noqa: S108
 _SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/opt/cxr-edge", "/proc", "/sbin", "/sys", "/usr", "/var/lib/cxr-edge")
 _CREDENTIAL = "LoadCredential="
 _BROKEN = '\n\r\0"\\'
@@ -182,7 +183,7 @@ def _path(watch: str) -> str:
             do="choose another folder (--watch-folder, or `watch` in the inventory)",
         )
     place = PurePosixPath("/", watch.lstrip("/"))  # "//etc" is another path for Python, and none for Linux
-    if str(place) in _WHOLE or any(place.is_relative_to(system) for system in _SYSTEM):
+    if str(place) in _CROWDED or any(place.is_relative_to(system) for system in _SYSTEM):
         raise ConfigError(
             f"the watched folder '{watch}' is the system's",
             expected="a folder for X-rays and nothing else, such as /srv/cxr-edge",

@@ -153,7 +153,7 @@ def _check_content(path: Path, where: str, key: str, value: Any) -> None:
     if not all(isinstance(text, str) for text in texts):
         raise _wrong(path, f"{where} with texts in it", repr(value))
     if key in ("address", "user") and (set(value) & set(" @") or value.startswith("-") or not value.isprintable()):
-        raise _wrong(path, f"{where} without blanks, '@' and '-' in front, beside its port and user", repr(value))
+        raise _wrong(path, f"{where} without blanks, '@', control characters and a '-' in front", repr(value))
     if key == "port" and not 0 <= value <= _MOST_PORT:
         raise _wrong(path, f"{where} from 1 to {_MOST_PORT}", str(value))
 

@@ -15,7 +15,7 @@ from toolkit.deploy.inventory import Host, merge, parse_address
 from toolkit.deploy.ssh_key import require_key
 from toolkit.deploy.targets import require_target
 
-_MOST_SECRET = 1_000_000  # systemd takes no larger credential (systemd.exec(5), LoadCredential=)
+_MOST_SECRET_BYTES = 1_000_000  # systemd takes no more for a unit (systemd.exec(5), LoadCredential=)
 CREDENTIALS = "/run/credentials/cxr-edge.service"
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105  the name of a credential, not one
 
@@ -88,9 +88,9 @@ def prepare(host: Host, config: Mapping[str, Any]) -> Prepared:
 def _secret(name: str, file: Path) -> str:
     try:
         with file.open(encoding="utf-8") as opened:
-            text = opened.read(_MOST_SECRET + 1)
-        if len(text) > _MOST_SECRET:
-            raise ValueError(f"more than {_MOST_SECRET} characters")
+            text = opened.read(_MOST_SECRET_BYTES + 1)
+        if len(text.encode()) > _MOST_SECRET_BYTES:
+            raise ValueError(f"more than {_MOST_SECRET_BYTES} bytes")
         return text
     except (OSError, ValueError) as error:
         raise ConfigError(
