@@ -21,7 +21,7 @@ _RESTART_STEPS = 254
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  names, nothing is written there
 # The agent writes into its folder, and tries all that lies below it. So it watches none of the first (a folder in them
 # may be), and neither the second nor what lies in them.
-_CROWDED = ("/", "/dev", "/home", "/opt", "/run", "/tmp", "/var")  # noqa: S108
+_CROWDED = ("/", "/dev", "/home", "/opt", "/root", "/run", "/tmp", "/var", "/var/lib", "/var/log")  # noqa: S108
 _SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/opt/cxr-edge", "/proc", "/sbin", "/sys", "/usr", "/var/lib/cxr-edge")
 _CREDENTIAL = "LoadCredential="
 _BROKEN = '\n\r\0"\\'

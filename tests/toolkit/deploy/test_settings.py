@@ -47,6 +47,7 @@ address = "10.0.0.3"
         ('watch = "/srv/../etc"', ["the watched folder"]),
         ('watch = "/"', ["the watched folder", "such as /srv/cxr-edge"]),
         ('watch = "//etc/x"', ["the watched folder", "such as /srv/cxr-edge"]),
+        ('watch = "/var/lib"', ["the watched folder", "such as /srv/cxr-edge"]),
         ('only_addresses = ["broker"]', ["the address 'broker'"]),
     ],
 )
