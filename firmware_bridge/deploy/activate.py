@@ -164,7 +164,7 @@ def _roll_back(layout: Layout, id: str, asked: dict[str, Any], told: dict[str, s
             layout.release(id) / OUTCOME, {"state": ROLLED_BACK, "previous": previous, "now": now, "error": told}
         )
     switch(layout, layout.activating, None)
-    for step in (way_back.drop, drop_copy):
+    for step in (way_back.drop, drop_copy, secret_files.forget):
         with contextlib.suppress(OSError):
             step(layout)
 

@@ -102,6 +102,8 @@ def changed(layout: Layout) -> bool:
 def put_back(layout: Layout) -> None:
     """Let the service have those of before the switch again. Nothing where they did not change.
 
+    They stay noted (`changed`) until `forget`: after a cut, the service still has to be started with them.
+
     Raises:
         OSError: the disk cannot be written.
     """
@@ -116,7 +118,6 @@ def put_back(layout: Layout) -> None:
     for name in kept:
         _link(before / name, layout.secrets / name)
     sync_folder(layout.secrets)
-    shutil.rmtree(before)
 
 
 def settle(layout: Layout, id: str) -> None:

@@ -127,6 +127,17 @@ def test_the_same_release_is_started_again_where_its_password_goes_back(tmp_path
     # The first start is with the wrong one, which it would keep until the next.
     assert sum("restart cxr-edge.service" in line for line in asked) > 1
 
+    # Killed after the password went back, and before that start: done by the next.
+    secret_files.stage(layout, {"mqtt-password": "wrong"})
+    orders.order(layout, old, watch_s=1, keep=3, reason="test")
+    secret_files.put_in(layout)
+    way_back.take(layout, old)
+    secret_files.put_back(layout)
+    log.write_text("")
+    activate.activate(layout)
+    assert (layout.secrets / "mqtt-password").read_text() == "right"
+    assert "restart cxr-edge.service" in log.read_text()
+
 
 def test_a_first_release_that_fails_leaves_nothing(tmp_path: Path, log: Path) -> None:
     layout, _, new = device(tmp_path / "root")
