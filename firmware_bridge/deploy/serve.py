@@ -136,7 +136,7 @@ class Server:
             watch_s=float(request["watch_s"]),
             keep=int(request["keep"]),
             reason=request["reason"],
-            broker=bool(request.get("broker", True)),
+            broker=bool(request["broker"]),
             token=request["token"],
         )
         self._held.close()  # the unit needs the lock now; the link `activating` keeps others off

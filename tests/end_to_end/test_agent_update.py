@@ -205,39 +205,39 @@ class Awkward(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.5)
 
 
-def test_a_newer_message_does_not_wait_for_a_slow_server(
-    listening: Agent, fleet: Fleet, bundle_file: Path, samples: Path, served: tuple[Path, str]
-) -> None:
-    folder, url = served
-    new = with_golden(bundle_file, samples, folder / "new.cxr")
+@pytest.fixture
+def awkward() -> Iterator[str]:
+    """The address of such a server."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Awkward) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        slow = f"http://127.0.0.1:{server.server_port}"
-        fleet.tell("cxr-edge/desired", message(new, f"{slow}/ftp"))
-        until(lambda: "refused" in fleet.states, what="refused")
-        assert "ftp:" in fleet.reports[-1]["error"]["came"]
-        fleet.tell("cxr-edge/desired", message(new, slow, sha256="1" * 64))
-        until(lambda: fleet.states[-1] == "fetching", what="fetching")
-        fleet.tell("cxr-edge/desired", message(new, url))
-        until(lambda: "handed over" in fleet.states, what="handed over")
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_a_newer_message_does_not_wait_for_a_slow_server(
+    listening: Agent, fleet: Fleet, bundle_file: Path, samples: Path, served: tuple[Path, str], awkward: str
+) -> None:
+    folder, url = served
+    new = with_golden(bundle_file, samples, folder / "new.cxr")
+    fleet.tell("cxr-edge/desired", message(new, f"{awkward}/ftp"))
+    until(lambda: "refused" in fleet.states, what="refused")
+    assert "ftp:" in fleet.reports[-1]["error"]["came"]
+    fleet.tell("cxr-edge/desired", message(new, awkward, sha256="1" * 64))
+    until(lambda: fleet.states[-1] == "fetching", what="fetching")
+    fleet.tell("cxr-edge/desired", message(new, url))
+    until(lambda: "handed over" in fleet.states, what="handed over")
     assert (listening.state / "update" / "ready.cxr").read_bytes() == new.read_bytes()
 
 
 @pytest.mark.parametrize("leads", ["nowhere", "bracket", "http://a%2e%2eb"])
 def test_an_address_that_leads_nowhere_is_told_and_ends_nothing(
-    listening: Agent, fleet: Fleet, bundle_file: Path, samples: Path, served: tuple[Path, str], leads: str
+    listening: Agent, fleet: Fleet, bundle_file: Path, samples: Path, served: tuple[Path, str], awkward: str, leads: str
 ) -> None:
     folder, url = served
     new = with_golden(bundle_file, samples, folder / "new.cxr")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Awkward) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        where = leads if "://" in leads else f"http://127.0.0.1:{server.server_port}/{leads}"
-        fleet.tell("cxr-edge/desired", message(new, where))
-        until(lambda: "refused" in fleet.states, what="refused")
-        server.shutdown()
+    fleet.tell("cxr-edge/desired", message(new, leads if "://" in leads else f"{awkward}/{leads}"))
+    until(lambda: "refused" in fleet.states, what="refused")
     refused = next(report for report in fleet.reports if report["state"] == "refused")
     assert refused["error"]["what"] == "the bundle cannot be fetched"
     assert listening.running
